@@ -1,0 +1,1 @@
+"""Attribution methods: where a network's decision comes from."""

@@ -1,0 +1,161 @@
+"""Checkpoints: weights as ``.safetensors``, and a JSON card beside them that says what they are.
+
+Usage::
+
+    save(model, "net.safetensors", {"profile": "lab", "seed": 0, "figures": {...}}, half=True)
+    model, card = load("net.safetensors")
+
+The card holds the architecture, so that a file is enough to build the network again, and the weights' hash, so that a
+damaged or exchanged file is noticed. Pickles are never written.
+"""
+
+import json
+import os
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from xai_lib import models
+
+SPEC = ("architecture", "in_channels", "outputs", "padding", "drs")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file and what is wrong with it."""
+
+
+def card_path(path: str | Path) -> Path:
+    """The card of ``net.safetensors`` is ``net.json``."""
+    return Path(path).with_suffix(".json")
+
+
+def save(
+    model: models.Classifier, path: str | Path, card: dict[str, Any], half: bool = False, trainable_only: bool = False
+) -> dict[str, Any]:
+    """Write `model` and its card; return the card with architecture, dtype and hash filled in.
+
+    Args:
+        model: the network.
+        path: ends in ``.safetensors``.
+        card: anything JSON can hold: profile, seed, data fingerprint, figures.
+        half: store float16; loading turns it back into float32.
+        trainable_only: store only what trained (DRS scales and head); `load` then needs the same frozen `base`.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"{path}: a checkpoint's name ends in .safetensors")
+    wanted = {n for n, p in model.named_parameters() if p.requires_grad} if trainable_only else set(model.state_dict())
+    state = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items() if n in wanted}
+    state = {n: t.half() if half and t.is_floating_point() else t for n, t in state.items()}
+    payload = to_bytes(state)
+    full = {
+        **{k: model.spec[k] for k in SPEC},
+        "dtype": "float16" if half else "float32",
+        "partial": trainable_only,
+        "sha256": sha256(payload).hexdigest(),
+        **card,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, payload)
+    _write(card_path(path), (json.dumps(full, indent=1, sort_keys=True) + "\n").encode())
+    return full
+
+
+def _write(path: Path, payload: bytes) -> None:
+    """Write whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(payload)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_card(path: str | Path) -> dict[str, Any]:
+    """Read the card of the checkpoint `path`.
+
+    Raises:
+        CheckpointError: there is no card, or it is not a card.
+    """
+    file = card_path(path)
+    try:
+        card = json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{file}: missing; the checkpoint {Path(path).name} needs its card beside it") from error
+    except ValueError as error:
+        raise CheckpointError(f"{file}: not JSON ({error})") from error
+    missing = [k for k in (*SPEC, "sha256") if k not in card]
+    if missing:
+        raise CheckpointError(f"{file}: the card lacks {', '.join(missing)}")
+    return card
+
+
+def load(
+    path: str | Path, expect: dict[str, Any] | None = None, base: models.Classifier | None = None
+) -> tuple[models.Classifier, dict[str, Any]]:
+    """Build the network of a checkpoint, load its weights (as float32), and return it in eval mode with its card.
+
+    Args:
+        path: the ``.safetensors`` file.
+        expect: fields that the card must have, for example ``{"architecture": "resnet18"}``.
+        base: for a checkpoint of scales and head only, the frozen network it belongs to (left unchanged).
+
+    Raises:
+        CheckpointError: file or card missing, hash wrong, file truncated, another architecture, weights that are
+            missing, left over, of another shape, or not finite. The message names which.
+    """
+    path = Path(path)
+    card = read_card(path)
+    for key, value in (expect or {}).items():
+        if card.get(key) != value:
+            raise CheckpointError(f"{path}: {key} is {card.get(key)!r}, expected {value!r}")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: missing, although its card is there")
+    payload = path.read_bytes()
+    if sha256(payload).hexdigest() != card["sha256"]:
+        raise CheckpointError(f"{path}: its hash is not the card's; the file is truncated, damaged or exchanged")
+    try:
+        state = from_bytes(payload)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: not a safetensors file ({error})") from error
+    model = _skeleton(card, path, base)
+    _fill(model, {n: t.float() if t.is_floating_point() else t for n, t in state.items()}, path, card.get("partial"))
+    return model.eval(), card
+
+
+def _skeleton(card: dict[str, Any], path: Path, base: models.Classifier | None) -> models.Classifier:
+    """The network without the checkpoint's weights."""
+    if card.get("partial") and base is None:
+        raise CheckpointError(f"{path}: it holds scales and head only; give the frozen network it belongs to as base")
+    try:
+        model = models.build(
+            card["architecture"], in_channels=card["in_channels"], outputs=card["outputs"], padding=card["padding"]
+        )
+    except ValueError as error:
+        raise CheckpointError(f"{card_path(path)}: {error}") from error
+    if base is not None:
+        if base.spec != {**{k: card[k] for k in SPEC}, "drs": False}:
+            raise CheckpointError(f"{path}: made for {card['architecture']}, the base is {base.spec}")
+        model.load_state_dict(base.state_dict())
+    return models.add_representation_scaling(model) if card["drs"] else model
+
+
+def _fill(model: models.Classifier, state: dict[str, Tensor], path: Path, partial: object) -> None:
+    """Copy `state` into `model`, naming what does not fit."""
+    own = model.state_dict()
+    missing = [] if partial else sorted(set(own) - set(state))
+    extra = sorted(set(state) - set(own))
+    wrong = sorted(n for n in set(own) & set(state) if own[n].shape != state[n].shape)
+    for problem, names in (("missing", missing), ("not in the network", extra), ("of another shape", wrong)):
+        if names:
+            raise CheckpointError(f"{path}: {len(names)} weights are {problem}, the first is {names[0]!r}")
+    bad = [n for n, t in state.items() if t.is_floating_point() and not torch.isfinite(t).all()]
+    if bad:
+        raise CheckpointError(f"{path}: {len(bad)} weights are NaN or infinite, the first is {bad[0]!r}")
+    model.load_state_dict({**own, **state})

@@ -1,0 +1,1 @@
+"""Seeded images with exact ground truth, one module per imaging technique."""

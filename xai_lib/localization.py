@@ -1,0 +1,171 @@
+"""Regions of a breast ultrasound image, the pointing game, and its chance levels.
+
+Usage::
+
+    areas = regions(mask, pixel_mm=0.08)                      # mass, 5 mm ring, below, as bits of one array
+    points = extremes(cam, areas.shape)                       # (row, col) of maximum and minimum
+    pointing_game(cam, areas)                                 # {"mass": False, "ring": True, "below": False, "any": True}
+    chance = {name: two_points(p) for name, p in area_shares(areas).items()}
+
+Reference: Byra et al. 2022, "Evaluations", Fig. 3 and Tab. 2; Zhang et al. 2018 for the pointing game.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+from skimage.morphology import disk
+
+REGIONS = {"mass": 1, "ring": 2, "below": 4}
+COLUMNS = (*REGIONS, "any")
+
+
+def regions(
+    mask: ArrayLike,
+    pixel_mm: float | tuple[float, float] | None = None,
+    ring_mm: float = 5.0,
+    ring_fraction: float | None = None,
+    ring: str = "euclidean",
+    below: str = "beyond_ring",
+) -> NDArray[np.uint8]:
+    """Mark the paper's three regions as bits of one array (H, W): 1 mass, 2 ring, 4 below (see `REGIONS`).
+
+    Args:
+        mask: bool (H, W), the annotated mass.
+        pixel_mm: pixel size in mm, one number or (row, column).
+        ring_mm: width of the ring; the paper's 5 mm.
+        ring_fraction: width of the ring as a share of the mass's equivalent diameter, for images whose pixel size is
+            unknown; then `pixel_mm` is not used.
+        ring: "euclidean", all pixels within the width of the mass; "disk", dilation with a disk in pixels, which on
+            pixels that are not square is an ellipse in the tissue.
+        below: "beyond_ring", deeper than mass and ring, in the columns of the mass (disjoint regions); "touching",
+            from the mass downwards, so that it shares pixels with the ring.
+
+    Raises:
+        ValueError: an empty mask, no usable pixel size, or an unknown option.
+    """
+    inside = np.asarray(mask, bool)
+    if inside.ndim != 2 or not inside.any():
+        raise ValueError(f"mask: expected (H, W) with at least one pixel, got shape {inside.shape}, {inside.sum()} pixels")
+    if below not in ("beyond_ring", "touching") or ring not in ("euclidean", "disk"):
+        raise ValueError(f"below: {below!r} or ring: {ring!r} is unknown")
+    if ring_fraction is not None:
+        size, width = np.ones(2), ring_fraction * 2 * np.sqrt(inside.sum() / np.pi)
+    else:
+        size, width = np.broadcast_to(np.asarray(pixel_mm if pixel_mm is not None else 0.0, float), 2), ring_mm
+    if not (np.isfinite(size).all() and (size > 0).all() and width > 0):
+        raise ValueError(f"pixel_mm: {pixel_mm!r} with ring_mm={ring_mm} gives no ring; expected positive sizes")
+    if ring == "disk":
+        around = ndimage.binary_dilation(inside, disk(round(width / size.mean()))) & ~inside
+    else:
+        around = (ndimage.distance_transform_edt(~inside, sampling=size) <= width) & ~inside
+    under = np.maximum.accumulate(inside, axis=0) & ~inside & (np.cumsum(inside[::-1], axis=0)[::-1] == 0)
+    if below == "beyond_ring":
+        under &= ~around
+    return (inside * REGIONS["mass"] + around * REGIONS["ring"] + under * REGIONS["below"]).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """Points of the largest and smallest map value, (row, col) in image pixels, and how many places tie for each."""
+
+    maximum: tuple[float, float]
+    minimum: tuple[float, float]
+    ties: tuple[int, int]
+
+
+def extremes(
+    cam: ArrayLike, shape: tuple[int, int], offset: tuple[float, float] = (0.0, 0.0), place: str = "cell"
+) -> Extremes:
+    """Find maximum and minimum of a map (h, w) and place them on an image of `shape` (H, W).
+
+    Args:
+        cam: the map on its own grid (for `place="first"`, already resized to `shape`).
+        shape: of the image.
+        offset: (rows, cols) added to the points, in image pixels; see `alignment.cell_offset`.
+        place: "cell" takes the centre of the extreme cell; "first" the first pixel in row-major order among equals.
+            A resized map has flat borders, where "first" drifts to the image's edge.
+
+    Returns:
+        Points clipped to the image.
+    """
+    values = np.asarray(cam, float)
+    if values.ndim != 2 or not np.isfinite(values).all():
+        raise ValueError(f"cam: expected finite values of shape (h, w), got shape {values.shape}")
+    if place not in ("cell", "first"):
+        raise ValueError(f"place: {place!r} is not 'cell' or 'first'")
+    points, ties = [], []
+    for best in (values.max(), values.min()):
+        places = np.argwhere(values == best)
+        step = np.array(shape) / values.shape
+        point = (places[0] + 0.5) * step - 0.5 + offset
+        points.append(tuple(np.clip(point, 0, np.array(shape) - 1)))
+        ties.append(len(places))
+    return Extremes(points[0], points[1], (ties[0], ties[1]))
+
+
+def region_hits(point: tuple[float, float], areas: NDArray[np.uint8], tolerance_px: float = 0) -> dict[str, bool]:
+    """Which regions hold `point` (row, col), or come within `tolerance_px` of it."""
+    row, col = (round(float(v)) for v in point)
+    if tolerance_px > 0:
+        r = int(np.ceil(tolerance_px))
+        window = areas[max(row - r, 0) : row + r + 1, max(col - r, 0) : col + r + 1]
+        rows, cols = np.ogrid[: window.shape[0], : window.shape[1]]
+        near = np.hypot(rows - min(row, r), cols - min(col, r)) <= tolerance_px
+        bits = int(np.bitwise_or.reduce(window[near], initial=0))
+    else:
+        bits = int(areas[row, col])
+    return {name: bool(bits & bit) for name, bit in REGIONS.items()}
+
+
+def pointing_game(
+    cam: ArrayLike,
+    areas: NDArray[np.uint8],
+    which: str = "both",
+    tolerance_px: float = 0,
+    offset: tuple[float, float] = (0.0, 0.0),
+) -> dict[str, bool]:
+    """Pointing game of the paper: is the maximum, the minimum, or either of them ("both") in each region?
+
+    Returns:
+        ``{"mass": ..., "ring": ..., "below": ..., "any": ...}``.
+    """
+    if which not in ("maximum", "minimum", "both"):
+        raise ValueError(f"which: {which!r} is not 'maximum', 'minimum' or 'both'")
+    found = extremes(cam, areas.shape, offset)  # type: ignore[arg-type]
+    points = {"maximum": [found.maximum], "minimum": [found.minimum], "both": [found.maximum, found.minimum]}[which]
+    per_point = [region_hits(p, areas, tolerance_px) for p in points]
+    hits = {name: any(h[name] for h in per_point) for name in REGIONS}
+    return {**hits, "any": any(hits.values())}
+
+
+def area_shares(areas: NDArray[np.uint8]) -> dict[str, float]:
+    """Share of the image that each region covers, and any of them: the chance that one uniform point hits."""
+    return {name: float((areas & bit > 0).mean()) for name, bit in _bits().items()}
+
+
+def cell_shares(areas: NDArray[np.uint8], grid: tuple[int, int]) -> dict[str, float]:
+    """Share of the cells of a (h, w) grid whose centre lies in each region: one random cell of a CAM."""
+    rows, cols = (np.round((np.arange(n) + 0.5) * s / n - 0.5).astype(int) for n, s in zip(grid, areas.shape, strict=True))
+    return area_shares(areas[np.ix_(rows, cols)])
+
+
+def centre_hits(areas: NDArray[np.uint8]) -> dict[str, bool]:
+    """Which regions hold the centre of the image: a pointer that ignores the network."""
+    bits = int(areas[areas.shape[0] // 2, areas.shape[1] // 2])
+    return {name: bool(bits & bit) for name, bit in _bits().items()}
+
+
+def two_points(share: float, cells: int | None = None) -> float:
+    """Chance that at least one of two random points hits a region of this share.
+
+    Two independent points: ``1 - (1 - p)^2``. With `cells`, two different cells out of so many, as maximum and minimum
+    of a map are: ``1 - (1 - p) (n (1 - p) - 1) / (n - 1)``.
+    """
+    miss = 1 - share
+    return 1 - (miss * miss if cells is None else miss * max(cells * miss - 1, 0) / (cells - 1))
+
+
+def _bits() -> dict[str, int]:
+    return {**REGIONS, "any": sum(REGIONS.values())}

@@ -1,0 +1,321 @@
+"""One training loop for every study: mixed precision, early stopping, a progress bar, and resuming after a kill.
+
+Usage::
+
+    images = stack(dataset, size=224)                       # whole data set in memory, 8 bit
+    result = fit(model, images.subset(train), images.subset(val), FitConfig(epochs=30), runtime(), seed=0)
+    logits = predict(model, images, runtime())
+
+The random numbers of epoch e depend on the seed and on e alone, so a run that was killed and resumed ends with the
+same weights as one that was not.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from xai_lib import statistics
+from xai_lib.config import Runtime, torch_generator
+from xai_lib.data.images import resize
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Images of a data set, resized and in memory: `images` uint8 (N, C, S, S), `labels` int64 (N)."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def subset(self, indices: Any) -> "Stack":
+        """The images at `indices`."""
+        index = torch.as_tensor(np.asarray(indices), dtype=torch.long)
+        return Stack(self.images[index], self.labels[index])
+
+    def batches(self, size: int, runtime: Runtime) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches in order, as float32 in [0, 1] on the runtime's device."""
+        for start in range(0, len(self), size):
+            yield _to_device(self, slice(start, start + size), runtime)
+
+
+def stack(dataset: Dataset[Any], size: int = 224, progress: bool = True) -> Stack:
+    """Read every case of `dataset`, resize to `size` x `size` (bilinear, antialiased), keep as 8 bit."""
+    images, labels = [], []
+    for i in tqdm(range(len(dataset)), desc="images", disable=not progress, leave=False):  # type: ignore[arg-type]
+        case = dataset[i]
+        images.append((resize(case.image, size) * 255).round().clamp(0, 255).to(torch.uint8))
+        labels.append(-1 if case.label is None else case.label)
+    if not images:
+        raise ValueError("dataset: it is empty")
+    return Stack(torch.stack(images), torch.tensor(labels))
+
+
+def _to_device(data: Stack, index: Any, runtime: Runtime) -> tuple[Tensor, Tensor]:
+    images = data.images[index].to(runtime.device).float() / 255
+    layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
+    return images.contiguous(memory_format=layout), data.labels[index].to(runtime.device)
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Settings of `fit`. The defaults are those of Byra et al. 2022: Adam 1e-3, batch 12, patience 8.
+
+    `patience` epochs without a lower loss on the stopping set end the training; None trains all `epochs`. The weights
+    of the epoch with the lowest loss are kept (`keep="best"`) or those of the last one (`keep="last"`).
+    """
+
+    epochs: int = 60
+    batch_size: int = 12
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    optimizer: str = "adam"  # adam | adamw | sgd
+    schedule: str = "constant"  # constant | cosine | onecycle
+    patience: int | None = 8
+    keep: str = "best"  # best | last
+    augment: bool = True
+
+    def __post_init__(self) -> None:
+        choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "keep": ("best", "last")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(allowed)}")
+        if self.epochs < 1 or self.batch_size < 1:
+            raise ValueError(f"epochs and batch_size must be at least 1, got {self.epochs} and {self.batch_size}")
+
+
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("constant", "cosine", "onecycle")
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What `fit` did: one row per epoch (`train_loss, loss, auc, seconds`), the best epoch (from 1), seconds."""
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    seconds: float = 0.0
+    stopped_early: bool = False
+
+
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Random horizontal flip, shift (8 %), zoom (10 %) and gain (15 %) of (N, C, H, W) in [0, 1].
+
+    No vertical flip: in ultrasound it would put the acoustic shadow above the mass.
+    """
+    n = len(images)
+    draw = (torch.rand(n, 5, generator=generator) * 2 - 1).to(images.device)
+    zoom, flip = 1 + 0.1 * draw[:, 0], draw[:, 1].sign()
+    zero = torch.zeros_like(zoom)
+    rows = torch.stack((zoom * flip, zero, 0.16 * draw[:, 2]), 1)  # 0.16 in [-1, 1] coordinates = 8 % of the width
+    cols = torch.stack((zero, zoom, 0.16 * draw[:, 3]), 1)
+    grid = F.affine_grid(torch.stack((rows, cols), 1), list(images.shape), align_corners=False)
+    moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    return (moved * (1 + 0.15 * draw[:, 4, None, None, None])).clamp(0, 1)
+
+
+def predict(model: nn.Module, data: Stack, runtime: Runtime, batch_size: int = 32) -> np.ndarray:
+    """Logits (N,) of a network with one output, (N, outputs) otherwise; float32, eval mode, mode restored."""
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode(), runtime.autocast():
+        out = torch.cat([model(x).float().cpu() for x, _ in data.batches(batch_size, runtime)])
+    model.train(was_training)
+    return out.squeeze(1).numpy() if out.shape[1] == 1 else out.numpy()
+
+
+def _loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy for one output, cross-entropy for several."""
+    if logits.shape[1] == 1:
+        return F.binary_cross_entropy_with_logits(logits[:, 0].float(), labels.float())
+    return F.cross_entropy(logits.float(), labels)
+
+
+def _evaluate(model: nn.Module, data: Stack, runtime: Runtime) -> tuple[float, float]:
+    """Loss, and AUC (one output and both classes present; else NaN)."""
+    logits = torch.from_numpy(np.atleast_2d(predict(model, data, runtime).T).T)
+    loss = float(_loss(logits, data.labels))
+    binary = logits.shape[1] == 1 and len(data.labels.unique()) == 2
+    return loss, statistics.auc(data.labels.numpy(), logits[:, 0].numpy()) if binary else math.nan
+
+
+def _optimizer(model: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
+    weights = [p for p in model.parameters() if p.requires_grad]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(weights, config.learning_rate, momentum=0.9, weight_decay=config.weight_decay)
+    make = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    return make(weights, config.learning_rate, weight_decay=config.weight_decay)
+
+
+def _rate(config: FitConfig, progress: float) -> float:
+    """Learning rate after the fraction `progress` of the training."""
+    if config.schedule == "constant":
+        return config.learning_rate
+    if config.schedule == "onecycle" and progress < 0.2:
+        return config.learning_rate * (0.05 + 0.95 * progress / 0.2)
+    rest = progress if config.schedule == "cosine" else (progress - 0.2) / 0.8
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * rest))
+
+
+def _train_epoch(
+    model: nn.Module, data: Stack, config: FitConfig, optimizer: torch.optim.Optimizer, runtime: Runtime, seed: int, e: int
+) -> float:
+    """One pass over `data`; returns the mean loss."""
+    generator = torch_generator(seed, "epoch", e)
+    order = torch.randperm(len(data), generator=generator)
+    starts = range(0, len(data), config.batch_size)
+    model.train()
+    total = 0.0
+    for k, start in enumerate(starts):
+        for group in optimizer.param_groups:
+            group["lr"] = _rate(config, (e + k / len(starts)) / config.epochs)
+        images, labels = _to_device(data, order[start : start + config.batch_size], runtime)
+        if len(images) == 1 and k:
+            continue  # batch normalisation cannot train on a single image
+        if config.augment:
+            images = augment(images, generator)
+        with runtime.autocast():
+            logits = model(images)
+        loss = _loss(logits, labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        total += loss.item() * len(images)
+    if not math.isfinite(total):
+        raise FloatingPointError(f"the training loss is not finite in epoch {e + 1}; try a lower learning_rate")
+    return total / len(data)
+
+
+def fit(
+    model: nn.Module,
+    train: Stack,
+    val: Stack,
+    config: FitConfig,
+    runtime: Runtime,
+    seed: int,
+    state: str | Path | None = None,
+    on_epoch: Callable[[int, nn.Module], None] | None = None,
+    progress: bool = True,
+) -> FitResult:
+    """Train `model` in place and leave the kept epoch's weights in it.
+
+    Args:
+        model: network with one output (labels 0 and 1) or several.
+        train: images to learn from.
+        val: the stopping set: a validation set, or, to repeat Byra et al. 2022, the test set.
+        config: settings.
+        runtime: device and precision.
+        seed: of order and augmentation.
+        state: file to continue from if it exists, rewritten after each epoch and removed at the end.
+        on_epoch: called with the number of finished epochs and the model, also before the first (0).
+        progress: show a bar with loss and AUC.
+
+    Raises:
+        ValueError: one class only in `train`, or a `state` of another training.
+        FloatingPointError: the loss is not finite.
+    """
+    if len(train.labels.unique()) < 2:
+        raise ValueError("train: it holds one class only")
+    began = time.perf_counter()
+    layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
+    model.to(runtime.device, memory_format=layout)  # type: ignore[call-overload]
+    optimizer = _optimizer(model, config)
+    path = Path(state) if state else None
+    history, best = _resume(path, model, optimizer, config, seed) if path and path.is_file() else ([], _copy(model))
+    if on_epoch and not history:
+        on_epoch(0, model)
+    bar = tqdm(range(len(history), config.epochs), desc="training", disable=not progress, leave=False)
+    for e in bar:
+        if _patience_over(history, config):
+            break
+        tick = time.perf_counter()
+        loss = _train_epoch(model, train, config, optimizer, runtime, seed, e)
+        val_loss, auc = _evaluate(model, val, runtime)
+        history.append(dict(train_loss=loss, loss=val_loss, auc=auc, seconds=time.perf_counter() - tick))
+        bar.set_postfix(train=f"{loss:.3f}", stop=f"{val_loss:.3f}", auc=f"{auc:.3f}")
+        if _best_epoch(history) == len(history) or config.keep == "last":
+            best = _copy(model)
+        if path:
+            _save_state(path, model, optimizer, best, history, config, seed)
+        if on_epoch:
+            on_epoch(e + 1, model)
+    model.load_state_dict({**model.state_dict(), **best})
+    model.eval()
+    if path:
+        path.unlink(missing_ok=True)
+    kept = _best_epoch(history) if config.keep == "best" else len(history)
+    return FitResult(history, kept, time.perf_counter() - began, len(history) < config.epochs)
+
+
+def _best_epoch(history: list[dict[str, float]]) -> int:
+    """Epoch (from 1) of the lowest loss; the first of equal ones."""
+    return 1 + min(range(len(history)), key=lambda i: history[i]["loss"])
+
+
+def _patience_over(history: list[dict[str, float]], config: FitConfig) -> bool:
+    return bool(history) and config.patience is not None and len(history) - _best_epoch(history) >= config.patience
+
+
+def _copy(model: nn.Module) -> dict[str, Tensor]:
+    """What training can change: trainable weights and, unless the backbone is frozen, the buffers."""
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    if not getattr(model, "frozen", False):
+        trained |= {n for n, _ in model.named_buffers()}
+    return {n: t.detach().clone() for n, t in model.state_dict().items() if n in trained}
+
+
+def _save_state(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    best: dict[str, Tensor],
+    history: list[dict[str, float]],
+    config: FitConfig,
+    seed: int,
+) -> None:
+    """Everything needed to go on, as one safetensors file; replaced in one step."""
+    tensors = {f"model/{n}": t for n, t in _copy(model).items()} | {f"best/{n}": t for n, t in best.items()}
+    for i, slots in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{i}/{k}": v for k, v in slots.items() if torch.is_tensor(v)}
+    tensors = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
+    text = json.dumps({"history": history, "config": asdict(config), "seed": seed})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(tensors, temporary, metadata={"training": text})
+    temporary.replace(path)
+
+
+def _resume(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: FitConfig, seed: int
+) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    """Load the state written by `_save_state`; returns history and the best weights so far."""
+    with safe_open(path, "pt") as file:
+        meta = json.loads(file.metadata()["training"])
+        tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
+    if meta["config"] != asdict(config) or meta["seed"] != seed:
+        raise ValueError(f"state: {path} belongs to a training with other settings or another seed; delete it")
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition("/")
+        parts[part][rest] = tensor
+    model.load_state_dict({**model.state_dict(), **parts["model"]})
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in parts["optimizer"].items():
+        index, key = name.split("/")
+        slots.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
+    return meta["history"], parts["best"]
