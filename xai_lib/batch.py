@@ -165,7 +165,7 @@ def _start(job: Job, slot: int, single_thread: bool) -> _Running:
     environment = os.environ | {
         "PYTHONHASHSEED": "0",
         "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this interpreter, not one of the same name in the home folder
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")])),
     }
     if single_thread:
         environment["OMP_NUM_THREADS"] = "1"
@@ -195,20 +195,18 @@ def _finish(run: _Running) -> RunResult:
     if run.process.stdin is not None:
         run.process.stdin.close()
     seconds = time.monotonic() - run.started
-    name = run.job.notebook.path.name
-    record = run.work / name.replace(".ipynb", ".record.json")
-    failure = _failure(run.work / name, run.work / "stderr.txt") if run.process.returncode else None
+    stem, folder = run.job.notebook.path.stem, run.job.folder
+    executed, record = run.work / f"{stem}.ipynb", run.work / f"{stem}.record.json"
+    failure = _failure(executed, run.work / "stderr.txt") if run.process.returncode else None
     if failure is None and record.exists():
-        failure = _stamp(record, run.job)
+        failure = _stamp(record, executed, run.job)
     if failure is not None:
-        failed = _failed(run.job.folder)
-        _move(run.work, failed)
-        return RunResult(run.job.folder.name, failed, seconds, failure=failure)
-    if not (run.work / "stderr.txt").read_bytes():
-        (run.work / "stderr.txt").unlink()
-    kept = run.job.folder / record.name if record.exists() else None
-    _move(run.work, run.job.folder)
-    return RunResult(run.job.folder.name, run.job.folder, seconds, kept)
+        _move(run.work, _failed(folder))
+        return RunResult(stem, _failed(folder), seconds, failure=failure)
+    (run.work / "stderr.txt").unlink()
+    _move(run.work, folder)
+    kept = folder / record.name
+    return RunResult(stem, folder, seconds, kept if kept.exists() else None)
 
 
 def _stop(run: _Running) -> None:
@@ -243,38 +241,36 @@ def _keep_abandoned(folder: Path) -> None:
             _move(work, _failed(folder))
 
 
-def _stamp(path: Path, job: Job) -> Failure | None:
-    """Add to the record which notebook was run and how; a record that cannot be read is a failure."""
+def _stamp(path: Path, executed: Path, job: Job) -> Failure | None:
+    """Add to the record which code was run and how; a record that cannot be read is a failure."""
     from xai_lib import records
 
-    values = dict(job.parameters)
-    profile = f" --profile {values.pop('profile')}" if "profile" in values else ""
-    options = "".join(f" -p {name} {shlex.quote(_text(value))}" for name, value in sorted(values.items()))
-    command = f"xai-lib run {job.notebook.path.stem}{profile}{options}"
+    texts = {n: v if isinstance(v, str) else json.dumps(v) for n, v in job.parameters.items() if n != "profile"}
+    options = "".join(f" -p {name} {shlex.quote(text)}" for name, text in sorted(texts.items()))
     try:
-        records.write(replace(records.read(path), command=command, notebook_sha256=job.notebook.sha256), path)
+        record = records.read(path)
+        command = f"xai-lib run {executed.stem} --profile {record.profile}{options}"
+        records.write(replace(record, command=command, notebook_sha256=read_notebook(executed).sha256), path)
     except records.RecordError as error:
         return Failure(0, "", f"RecordError: {error}")
     return None
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 def _failure(notebook: Path, stderr: Path) -> Failure:
     """Read from a partial notebook where it ended: in the last cell that had begun."""
     last = (stderr.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no message"])[-1]
-    cells = code_cells(notebook) if notebook.exists() else []
+    cells: list[dict[str, Any]] = []
+    with suppress(NotebookError):  # the child ended before it wrote one, or while it did
+        cells = code_cells(notebook)
     begun = [(n, c) for n, c in enumerate(cells, 1) if c["metadata"].get("papermill", {}).get("start_time")]
     if not begun:
         return Failure(0, "", last)
     number, cell = begun[-1]
-    errors = [o for o in cell["outputs"] if o["output_type"] == "error"]
-    if not errors:  # the kernel died
-        return Failure(number, source(cell), last)
-    error = errors[0]
-    return Failure(number, source(cell), f"{error['ename']}: {error['evalue']}", "\n".join(error["traceback"]))
+    for output in cell["outputs"]:
+        if output["output_type"] == "error":
+            error = f"{output['ename']}: {output['evalue']}"
+            return Failure(number, source(cell), error, "\n".join(output["traceback"]))
+    return Failure(number, source(cell), last)  # no Python error: the kernel died
 
 
 def _end_with_parent() -> None:

@@ -43,28 +43,60 @@ def save(
     Args:
         model: the network.
         path: ends in ``.safetensors``.
-        card: anything JSON can hold: profile, seed, data fingerprint, figures.
+        card: anything JSON can hold: profile, seed, data fingerprint, figures. What `save` itself fills in wins.
         half: store float16; loading turns it back into float32.
         trainable_only: store only what trained (DRS scales and head); `load` then needs the same frozen `base`.
+
+    Raises:
+        CheckpointError: another suffix, weights that are NaN or infinite (or become so in float16), a card that JSON
+            cannot hold, or `trainable_only` for a network that is not frozen. Older files stay as they are.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path}: a checkpoint's name ends in .safetensors")
-    wanted = {n for n, p in model.named_parameters() if p.requires_grad} if trainable_only else set(model.state_dict())
-    state = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items() if n in wanted}
-    state = {n: t.half() if half and t.is_floating_point() else t for n, t in state.items()}
+    if trainable_only and not model.frozen:
+        raise CheckpointError(f"{path}: trainable_only needs a frozen backbone, all of this network trains")
+    state = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
+    trained = _trained(model)
+    base = {n: t for n, t in state.items() if n not in trained} if trainable_only else {}
+    state = {n: t.half() if half and t.is_floating_point() else t for n, t in state.items() if n not in base}
+    _check_finite(state, path)
     payload = to_bytes(state)
     full = {
+        **card,
         **{k: model.spec[k] for k in SPEC},
         "dtype": "float16" if half else "float32",
         "partial": trainable_only,
+        "base_sha256": _digest(base) if trainable_only else None,
         "sha256": sha256(payload).hexdigest(),
-        **card,
     }
+    try:
+        text = json.dumps(full, indent=1, sort_keys=True) + "\n"
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"card: {error}; expected what JSON can hold") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(path, payload)
-    _write(card_path(path), (json.dumps(full, indent=1, sort_keys=True) + "\n").encode())
+    _write(card_path(path), text.encode())
     return full
+
+
+def _trained(model: models.Classifier) -> set[str]:
+    """Names of the weights that train."""
+    return {n for n, p in model.named_parameters() if p.requires_grad}
+
+
+def _digest(state: dict[str, Tensor]) -> str:
+    """Hash of names and values."""
+    digest = sha256()
+    for name in sorted(state):
+        digest.update(name.encode() + state[name].cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check_finite(state: dict[str, Tensor], path: Path) -> None:
+    bad = [n for n, t in state.items() if not torch.isfinite(t).all()]
+    if bad:
+        raise CheckpointError(f"{path}: {len(bad)} weights are NaN or infinite, the first is {bad[0]!r}")
 
 
 def _write(path: Path, payload: bytes) -> None:
@@ -90,6 +122,8 @@ def read_card(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{file}: missing; the checkpoint {Path(path).name} needs its card beside it") from error
     except ValueError as error:
         raise CheckpointError(f"{file}: not JSON ({error})") from error
+    if not isinstance(card, dict):
+        raise CheckpointError(f"{file}: not a card, expected a JSON object")
     missing = [k for k in (*SPEC, "sha256") if k not in card]
     if missing:
         raise CheckpointError(f"{file}: the card lacks {', '.join(missing)}")
@@ -104,11 +138,11 @@ def load(
     Args:
         path: the ``.safetensors`` file.
         expect: fields that the card must have, for example ``{"architecture": "resnet18"}``.
-        base: for a checkpoint of scales and head only, the frozen network it belongs to (left unchanged).
+        base: for a checkpoint of scales and head only, the network it was trained on, before DRS (left unchanged).
 
     Raises:
         CheckpointError: file or card missing, hash wrong, file truncated, another architecture, weights that are
-            missing, left over, of another shape, or not finite. The message names which.
+            missing, left over, of another shape, or not finite, a base with other weights. The message names which.
     """
     path = Path(path)
     card = read_card(path)
@@ -124,13 +158,14 @@ def load(
         state = from_bytes(payload)
     except SafetensorError as error:
         raise CheckpointError(f"{path}: not a safetensors file ({error})") from error
+    _check_finite(state, path)
     model = _skeleton(card, path, base)
-    _fill(model, {n: t.float() if t.is_floating_point() else t for n, t in state.items()}, path, card.get("partial"))
+    _fill(model, state, path, card)
     return model.eval(), card
 
 
 def _skeleton(card: dict[str, Any], path: Path, base: models.Classifier | None) -> models.Classifier:
-    """The network without the checkpoint's weights."""
+    """The network without the checkpoint's weights, frozen as it was if they are only a part."""
     if card.get("partial") and base is None:
         raise CheckpointError(f"{path}: it holds scales and head only; give the frozen network it belongs to as base")
     try:
@@ -143,19 +178,21 @@ def _skeleton(card: dict[str, Any], path: Path, base: models.Classifier | None) 
         if base.spec != {**{k: card[k] for k in SPEC}, "drs": False}:
             raise CheckpointError(f"{path}: made for {card['architecture']}, the base is {base.spec}")
         model.load_state_dict(base.state_dict())
-    return models.add_representation_scaling(model) if card["drs"] else model
+    if card["drs"]:
+        return models.add_representation_scaling(model)
+    return models.freeze_backbone(model) if card.get("partial") else model
 
 
-def _fill(model: models.Classifier, state: dict[str, Tensor], path: Path, partial: object) -> None:
-    """Copy `state` into `model`, naming what does not fit."""
+def _fill(model: models.Classifier, state: dict[str, Tensor], path: Path, card: dict[str, Any]) -> None:
+    """Copy `state` into `model` (float16 becomes float32), naming what does not fit."""
     own = model.state_dict()
-    missing = [] if partial else sorted(set(own) - set(state))
-    extra = sorted(set(state) - set(own))
+    wanted = _trained(model) if card.get("partial") else set(own)
+    missing = sorted(wanted - set(state))
+    extra = sorted(set(state) - wanted)
     wrong = sorted(n for n in set(own) & set(state) if own[n].shape != state[n].shape)
     for problem, names in (("missing", missing), ("not in the network", extra), ("of another shape", wrong)):
         if names:
             raise CheckpointError(f"{path}: {len(names)} weights are {problem}, the first is {names[0]!r}")
-    bad = [n for n, t in state.items() if t.is_floating_point() and not torch.isfinite(t).all()]
-    if bad:
-        raise CheckpointError(f"{path}: {len(bad)} weights are NaN or infinite, the first is {bad[0]!r}")
+    if card.get("partial") and _digest({n: own[n] for n in set(own) - wanted}) != card.get("base_sha256"):
+        raise CheckpointError(f"{path}: the base holds other weights than the network that this was trained on")
     model.load_state_dict({**own, **state})

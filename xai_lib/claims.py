@@ -276,25 +276,27 @@ def ledger(records: Sequence[Record], claims: Mapping[str, Claim] | None = None)
         ValueError: a record judges a claim that is not in `claims`.
     """
     claims = load() if claims is None else claims
+    columns = ["id", "claim", "paper", "ours", "interval", "baseline", "verdict", "why", "data", "profile"]
     rows = []
     for record in records:
         for unknown in sorted(set(record.verdicts) - set(claims)):
             raise ValueError(f"records: {record.study} on {record.data['name']} judges the unknown claim {unknown}")
     for claim in claims.values():
-        head = {"id": claim.id, "claim": claim.claim, "paper": claim.paper_value}
+        head = dict.fromkeys(columns, "") | {"id": claim.id, "claim": claim.claim, "paper": claim.paper_value}
         judged = [record for record in records if claim.id in record.verdicts]
         for record in judged:
             source = {"data": record.data["name"], "profile": record.profile}
-            rows.append(head | _cells(record.verdicts[claim.id]) | source)
+            rows.append(head | _cells(claim, record.verdicts[claim.id]) | source)
         if not judged:
             rows.append(head | {"verdict": "planned" if claim.status == "planned" else "not measured"})
-    columns = ["id", "claim", "paper", "ours", "interval", "baseline", "verdict", "why", "data", "profile"]
-    return pd.DataFrame(rows, columns=columns).fillna("")
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _cells(verdict: Verdict) -> dict[str, str]:
-    """The ledger's columns of one verdict, as text; several parts are listed by name."""
-    parts = verdict.parts or {"": verdict}
+def _cells(claim: Claim, verdict: Verdict) -> dict[str, str]:
+    """The ledger's columns of one verdict, as text; several parts are listed by name, in the order of the claim."""
+    order = list(claim.figures)  # a record's keys are sorted by name
+    names = sorted(verdict.parts, key=lambda name: order.index(name) if name in order else len(order))
+    parts = {name: verdict.parts[name] for name in names} or {"": verdict}
     cells: dict[str, list[str]] = {"ours": [], "interval": [], "baseline": []}
     for name, part in parts.items():
         if part.ours is not None:

@@ -3,6 +3,7 @@
 Every mistake of the user ends in one line on stderr and exit code 1.
 """
 
+import json
 import signal
 import sys
 from collections.abc import Sequence
@@ -63,18 +64,43 @@ def _console(stderr: bool = False) -> Console:
     return Console(stderr=stderr, width=None if stream.isatty() else 160, highlight=False)
 
 
+def _results(folder: Path | None) -> Path:
+    """Folder of results: the one named, which must exist, or the default one."""
+    from xai_lib import config
+
+    if folder is not None and not folder.is_dir():
+        raise NotADirectoryError(f"folder of results {folder} does not exist")
+    return config.output_dir(folder)
+
+
 @app.command("list")
 def list_(
     notebook: Annotated[str | None, typer.Argument(help="Number or name: show its parameters in full.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of results (default: outputs).")] = None,
 ) -> None:
-    """Show the notebooks, their parameters, and whether each has a record."""
-    paths = notebooks.list_notebooks() if notebook is None else [notebooks.find_notebook(notebook)]
-    table = Table("notebook", "study", "parameters", "record")
-    for path in paths:
-        found = notebooks.read_notebook(path)
-        table.add_row(path.stem, found.title, ", ".join(found.parameters), "")
+    """Show the notebooks, their parameters, and whether there is a record of each."""
+    if notebook is not None:
+        found = notebooks.read_notebook(notebooks.find_notebook(notebook))
+        table = Table("parameter", "type", "default", "meaning", title=f"{found.path.stem}: {found.title}")
+        for p in found.parameters.values():
+            table.add_row(*map(escape, (p.name, p.type, p.default, p.help)))
+    else:
+        table = Table("notebook", "study", "parameters", "record")
+        for path in notebooks.list_notebooks():
+            found = notebooks.read_notebook(path)
+            names = ", ".join(found.parameters)
+            table.add_row(path.stem, escape(found.title), names, _record_state(found, _results(output)))
     _console().print(table)
+
+
+def _record_state(notebook: notebooks.Notebook, folder: Path) -> str:
+    """Whether the newest run left a record, and whether the notebook's code is still the same."""
+    stem = notebook.path.stem
+    try:
+        made_with = json.loads((folder / stem / f"{stem}.record.json").read_text())["notebook_sha256"]
+    except (OSError, ValueError, LookupError):
+        return "none"
+    return "yes" if made_with == notebook.sha256 else "notebook changed since"
 
 
 @app.command(cls=_RunCommand)
@@ -92,10 +118,15 @@ def run(
     values = dict(p.split("=", 1) for p in parameter or [])
     chosen: Sequence[str | Path] = notebooks.list_notebooks() if notebook == ["all"] else notebook
     jobs = [batch.prepare(n, values, profile, output, data_dir) for n in chosen]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # end running notebooks in order, as Ctrl-C does
+    end_on_sigterm()
     results = batch.run_many(jobs, parallel, _show_result)
     if any(r.failure for r in results):
         raise typer.Exit(1)
+
+
+def end_on_sigterm() -> None:
+    """Let SIGTERM end running notebooks in order, as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def _show_result(result: batch.RunResult) -> None:
@@ -117,3 +148,77 @@ def _show_result(result: batch.RunResult) -> None:
         console.print(Text.from_ansi(failure.traceback))
     console.print(Text(failure.error))
     console.print(f"Partial notebook and stderr.txt: {result.folder}", soft_wrap=True)
+
+
+@app.command()
+def verify(
+    records: Annotated[Path | None, typer.Option(help="Folder of the records to check (default: outputs).")] = None,
+    expected: Annotated[
+        Path | None, typer.Option(help="Folder of the pinned figures (default: data/expected).")
+    ] = None,
+) -> None:
+    """Compare fresh records with the pinned figures; exit code 1 if a figure moved, or nothing could be compared."""
+    from xai_lib import verify as checks
+
+    folder = _results(records)
+    report = checks.verify(checks.find_records(folder), expected)
+    console = _console()
+    if report.comparisons:
+        table = Table("notebook", "profile", "figure", "expected", "tolerance", "ours", "moved", "")
+        for c in sorted(report.comparisons, key=lambda c: c.ok):
+            numbers = ["missing" if n is None else f"{n:.6g}" for n in (c.expected, c.tolerance, c.ours)]
+            moved = "" if c.ours is None else f"{c.moved:+.3g}"
+            table.add_row(c.study, c.profile, c.figure, *numbers, moved, "ok" if c.ok else "[red]moved[/red]")
+        console.print(table)
+    for line in report.skipped:
+        console.print(f"not compared: {escape(line)}", soft_wrap=True)
+    for line in report.problems:
+        console.print(f"[red]problem:[/red] {escape(line)}", soft_wrap=True)
+    if not report.comparisons:
+        console.print(f"Nothing was compared: no fresh record with pinned figures in {folder}", soft_wrap=True)
+    bad = sum(not c.ok for c in report.comparisons)
+    console.print(f"{len(report.comparisons)} figures compared, {bad} moved, {len(report.problems)} problems")
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def claims(
+    records: Annotated[Path | None, typer.Option(help="Folder of fresh records (default: outputs).")] = None,
+) -> None:
+    """Print the ledger: each claim of the papers, our figure, its baseline and the verdict."""
+    from xai_lib import claims as rules
+    from xai_lib import config
+    from xai_lib import records as record_files
+    from xai_lib import verify as checks
+
+    committed = sorted((config.repository_dir() / "data" / "records").glob("**/*.json"))
+    found = {path: record_files.read(path) for path in [*committed, *checks.find_records(_results(records))]}
+    ledger = rules.ledger(list(found.values()))
+    console = _console()
+    columns = [c for c in ledger.columns if c != "why" and (ledger[c] != "").any()]
+    table = Table(*columns)
+    for row in ledger[columns].itertuples(index=False):
+        table.add_row(*[escape(str(cell)) for cell in row])
+    console.print(table)
+    for row in ledger[ledger["why"] != ""].itertuples(index=False):
+        console.print(Text(f"{row.id} on {row.data} ({row.profile}): {row.verdict}. {row.why}"), soft_wrap=True)
+    counts = ", ".join(f"{number} {verdict}" for verdict, number in ledger["verdict"].value_counts().items())
+    console.print(f"{ledger['id'].nunique()} claims, {len(found)} records: {counts}")
+    for path, record in found.items():
+        if checks.outdated(record):
+            console.print(f"[yellow]older:[/yellow] {path}: its notebook changed since this record", soft_wrap=True)
+
+
+@data_app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="busi, breast or oasbud.")],
+    root: Annotated[Path | None, typer.Argument(help="Its folder (default: the official one in XAI_DATA_DIR).")] = None,
+) -> None:
+    """Say what a data set's folder holds, what is missing and what is faulty; exit code 1 if anything is."""
+    from xai_lib import data
+
+    report = data.check(name, root)
+    _console().print(Text(str(report)), soft_wrap=True)
+    if report.missing or report.faulty:
+        raise typer.Exit(1)

@@ -145,5 +145,7 @@ def output_dir(path: str | Path | None = None) -> Path:
     except OSError as error:
         raise PermissionError(f"output folder {folder} cannot be made: {error.strerror or error}") from error
     if not os.access(folder, os.W_OK):
-        raise PermissionError(f"output folder {folder} cannot be written; choose another with output_dir or XAI_OUTPUT_DIR")
+        raise PermissionError(
+            f"output folder {folder} cannot be written; choose another with output_dir or XAI_OUTPUT_DIR"
+        )
     return folder

@@ -2,9 +2,9 @@
 
 Usage::
 
-    areas = regions(mask, pixel_mm=0.08)                      # mass, 5 mm ring, below, as bits of one array
-    points = extremes(cam, areas.shape)                       # (row, col) of maximum and minimum
-    pointing_game(cam, areas)                                 # {"mass": False, "ring": True, "below": False, "any": True}
+    areas = regions(mask, pixel_mm=0.08)        # mass, 5 mm ring, below, as bits of one array
+    points = extremes(cam, areas.shape)         # (row, col) of maximum and minimum
+    pointing_game(cam, areas)                   # {"mass": False, "ring": True, "below": False, "any": True}
     chance = {name: two_points(p) for name, p in area_shares(areas).items()}
 
 Reference: Byra et al. 2022, "Evaluations", Fig. 3 and Tab. 2; Zhang et al. 2018 for the pointing game.
@@ -37,25 +37,31 @@ def regions(
         ring_mm: width of the ring; the paper's 5 mm.
         ring_fraction: width of the ring as a share of the mass's equivalent diameter, for images whose pixel size is
             unknown; then `pixel_mm` is not used.
-        ring: "euclidean", all pixels within the width of the mass; "disk", dilation with a disk in pixels, which on
-            pixels that are not square is an ellipse in the tissue.
-        below: "beyond_ring", deeper than mass and ring, in the columns of the mass (disjoint regions); "touching",
-            from the mass downwards, so that it shares pixels with the ring.
+        ring: "euclidean", all pixels whose centre is within the width of the centre of a mass pixel; "disk", dilation
+            with a disk in pixels, which on pixels that are not square is an ellipse in the tissue.
+        below: in each column of the mass, what is deeper than its lowest pixel there, to the image's bottom:
+            "touching", all of it, so that it shares pixels with the ring; "beyond_ring", without the ring (disjoint
+            regions).
 
     Raises:
         ValueError: an empty mask, no usable pixel size, or an unknown option.
     """
     inside = np.asarray(mask, bool)
     if inside.ndim != 2 or not inside.any():
-        raise ValueError(f"mask: expected (H, W) with at least one pixel, got shape {inside.shape}, {inside.sum()} pixels")
+        raise ValueError(
+            f"mask: expected (H, W) with at least one pixel, got shape {inside.shape}, {inside.sum()} pixels"
+        )
     if below not in ("beyond_ring", "touching") or ring not in ("euclidean", "disk"):
-        raise ValueError(f"below: {below!r} or ring: {ring!r} is unknown")
+        raise ValueError(
+            f"below: {below!r} is not 'beyond_ring' or 'touching', or ring: {ring!r} is not 'euclidean' or 'disk'"
+        )
     if ring_fraction is not None:
         size, width = np.ones(2), ring_fraction * 2 * np.sqrt(inside.sum() / np.pi)
     else:
-        size, width = np.broadcast_to(np.asarray(pixel_mm if pixel_mm is not None else 0.0, float), 2), ring_mm
-    if not (np.isfinite(size).all() and (size > 0).all() and width > 0):
-        raise ValueError(f"pixel_mm: {pixel_mm!r} with ring_mm={ring_mm} gives no ring; expected positive sizes")
+        size, width = _pixel_size(pixel_mm), ring_mm
+    if not 0 < width < np.inf:
+        name, value = ("ring_mm", ring_mm) if ring_fraction is None else ("ring_fraction", ring_fraction)
+        raise ValueError(f"{name}: {value!r} gives no ring, expected a positive number")
     if ring == "disk":
         around = ndimage.binary_dilation(inside, disk(round(width / size.mean()))) & ~inside
     else:
@@ -64,6 +70,17 @@ def regions(
     if below == "beyond_ring":
         under &= ~around
     return (inside * REGIONS["mass"] + around * REGIONS["ring"] + under * REGIONS["below"]).astype(np.uint8)
+
+
+def _pixel_size(pixel_mm: object) -> NDArray[np.float64]:
+    """Pixel size as (row, column) in mm."""
+    given = np.asarray(pixel_mm)
+    if given.dtype.kind not in "iuf" or given.shape not in ((), (2,)) or not ((given > 0) & (given < np.inf)).all():
+        raise ValueError(
+            f"pixel_mm: {pixel_mm!r} gives no ring in mm; expected one positive number or (row, column), "
+            "or a ring_fraction where the size is unknown"
+        )
+    return np.broadcast_to(given.astype(float), 2)
 
 
 @dataclass(frozen=True)
@@ -84,17 +101,23 @@ def extremes(
         cam: the map on its own grid (for `place="first"`, already resized to `shape`).
         shape: of the image.
         offset: (rows, cols) added to the points, in image pixels; see `alignment.cell_offset`.
-        place: "cell" takes the centre of the extreme cell; "first" the first pixel in row-major order among equals.
-            A resized map has flat borders, where "first" drifts to the image's edge.
+        place: "cell" takes the centre of the extreme cell of a map on its own grid; "first" the extreme pixel of a
+            map that has been resized. Of equal values the first in row-major order counts: a resized map has flat
+            borders, where that drifts to the image's edge.
 
     Returns:
         Points clipped to the image.
+
+    Raises:
+        ValueError: a map that is not finite or not (h, w), an unknown `place`, or "first" with a map of another shape.
     """
     values = np.asarray(cam, float)
     if values.ndim != 2 or not np.isfinite(values).all():
         raise ValueError(f"cam: expected finite values of shape (h, w), got shape {values.shape}")
     if place not in ("cell", "first"):
         raise ValueError(f"place: {place!r} is not 'cell' or 'first'")
+    if place == "first" and values.shape != tuple(shape):
+        raise ValueError(f"cam: place='first' reads a resized map, expected shape {tuple(shape)}, got {values.shape}")
     points, ties = [], []
     for best in (values.max(), values.min()):
         places = np.argwhere(values == best)
@@ -133,7 +156,7 @@ def pointing_game(
     """
     if which not in ("maximum", "minimum", "both"):
         raise ValueError(f"which: {which!r} is not 'maximum', 'minimum' or 'both'")
-    found = extremes(cam, areas.shape, offset)  # type: ignore[arg-type]
+    found = extremes(cam, (areas.shape[0], areas.shape[1]), offset)
     points = {"maximum": [found.maximum], "minimum": [found.minimum], "both": [found.maximum, found.minimum]}[which]
     per_point = [region_hits(p, areas, tolerance_px) for p in points]
     hits = {name: any(h[name] for h in per_point) for name in REGIONS}
@@ -147,7 +170,8 @@ def area_shares(areas: NDArray[np.uint8]) -> dict[str, float]:
 
 def cell_shares(areas: NDArray[np.uint8], grid: tuple[int, int]) -> dict[str, float]:
     """Share of the cells of a (h, w) grid whose centre lies in each region: one random cell of a CAM."""
-    rows, cols = (np.round((np.arange(n) + 0.5) * s / n - 0.5).astype(int) for n, s in zip(grid, areas.shape, strict=True))
+    steps = zip(grid, areas.shape, strict=True)
+    rows, cols = (np.round((np.arange(n) + 0.5) * size / n - 0.5).astype(int) for n, size in steps)
     return area_shares(areas[np.ix_(rows, cols)])
 
 
@@ -161,10 +185,12 @@ def two_points(share: float, cells: int | None = None) -> float:
     """Chance that at least one of two random points hits a region of this share.
 
     Two independent points: ``1 - (1 - p)^2``. With `cells`, two different cells out of so many, as maximum and minimum
-    of a map are: ``1 - (1 - p) (n (1 - p) - 1) / (n - 1)``.
+    of a map are: ``1 - (1 - p) (n (1 - p) - 1) / (n - 1)``; the two are the same one where the map has one cell.
     """
     miss = 1 - share
-    return 1 - (miss * miss if cells is None else miss * max(cells * miss - 1, 0) / (cells - 1))
+    if cells is None:
+        return 1 - miss * miss
+    return share if cells == 1 else 1 - miss * max(cells * miss - 1, 0) / (cells - 1)
 
 
 def _bits() -> dict[str, int]:

@@ -14,7 +14,8 @@ References: Byra 2021, Biomed. Signal Process. Control 69:102828 (DRS); Byra et 
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from urllib.error import URLError
+from textwrap import shorten
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,17 +58,17 @@ class Classifier(nn.Module):
     `spec` holds the arguments that build the same architecture again; a checkpoint stores it.
     """
 
-    def __init__(self, features: nn.Module, channels: int, spec: dict[str, object]) -> None:
+    def __init__(self, features: nn.Module, channels: int, spec: dict[str, Any]) -> None:
         super().__init__()
         self.normalize = Normalize()
         self.features = features
-        self.head = nn.Linear(channels, int(str(spec["outputs"])))
+        self.head = nn.Linear(channels, spec["outputs"])
         self.spec = dict(spec)
         self.frozen = False  # True: the backbone stays in eval mode, so that its statistics cannot move
 
     def feature_maps(self, x: Tensor) -> Tensor:
         """Activations before pooling: (N, 1 or 3, H, W) -> (N, K, h, w)."""
-        expected = int(str(self.spec["in_channels"]))
+        expected = self.spec["in_channels"]
         if x.ndim != 4 or x.shape[1] != expected:
             raise ValueError(f"x: expected shape (N, {expected}, H, W), got {tuple(x.shape)}")
         return self.features(self.normalize(x))
@@ -97,7 +98,7 @@ def _stages(net: resnet.ResNet) -> nn.Module:
 
 
 def _features_then_relu(net: nn.Module) -> nn.Module:
-    return nn.Sequential(net.features, nn.ReLU())  # DenseNet applies this ReLU in its forward
+    return nn.Sequential(_features(net), nn.ReLU())  # DenseNet applies this ReLU in its forward
 
 
 def _features(net: nn.Module) -> nn.Module:
@@ -131,27 +132,30 @@ def build(
         in_channels: 1 (grey, repeated three times inside) or 3.
         outputs: number of logits; 1 for a sigmoid.
         weights: None (random), "imagenet" (torchvision's loader), a ``.pth`` file with torchvision's keys, or a
-            ``.safetensors`` checkpoint of this project.
+            ``.safetensors`` checkpoint of this project; then the other arguments must agree with its card.
         padding: "torchvision", or "tensorflow": stride-2 convolutions pad right and bottom only, as TensorFlow does.
             Weights trained there need it: with torchvision's padding their maps are displaced by up to 31 pixels.
-        generator: source of the head's random numbers.
+        generator: source of the head's random numbers. A random backbone is drawn from torch's global generator.
 
     Raises:
-        ValueError: an unknown name, padding or channel number, or weights that do not fit.
+        ValueError: an unknown name or padding, a wrong number of channels or outputs, weights that do not fit or are
+            not finite.
         FileNotFoundError: `weights` is a path to no file.
         ConnectionError: "imagenet" was asked for and cannot be downloaded.
     """
     if name not in ARCHITECTURES:
         raise ValueError(f"name: {name!r} is unknown, expected one of {', '.join(ARCHITECTURES)}")
     if in_channels not in (1, 3):
-        raise ValueError(f"in_channels: {in_channels} is not 1 or 3")
+        raise ValueError(f"in_channels: {in_channels!r} is not 1 or 3")
+    if not isinstance(outputs, int) or outputs < 1:
+        raise ValueError(f"outputs: {outputs!r} is not an integer of at least 1")
     if padding not in ("torchvision", "tensorflow"):
         raise ValueError(f"padding: {padding!r} is not 'torchvision' or 'tensorflow'")
     if weights is not None and str(weights).endswith(".safetensors"):
         from xai_lib import checkpoints
 
-        model, _ = checkpoints.load(weights, expect={"architecture": name})
-        return model
+        wanted = {"architecture": name, "in_channels": in_channels, "outputs": outputs, "padding": padding}
+        return checkpoints.load(weights, expect=wanted)[0]
     make, cut, channels = ARCHITECTURES[name]
     net = _torchvision_net(name, make, weights)
     features = cut(net)
@@ -171,7 +175,7 @@ def _torchvision_net(name: str, make: Callable[..., nn.Module], weights: str | P
     if weights == "imagenet":
         try:
             return make(weights="IMAGENET1K_V1")
-        except (URLError, OSError) as error:
+        except OSError as error:  # URLError is one
             raise ConnectionError(
                 f"weights: ImageNet weights of {name} cannot be downloaded ({error}); use weights=None, a local file, "
                 "or put torchvision's file into torch.hub's cache"
@@ -182,8 +186,11 @@ def _torchvision_net(name: str, make: Callable[..., nn.Module], weights: str | P
     net = make(weights=None)
     try:
         net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:
-        raise ValueError(f"weights: {path.name} does not hold torchvision's {name}: {error}") from error
+    except Exception as error:  # torch raises many kinds here, with one line for every weight that does not fit
+        raise ValueError(f"weights: {path} does not hold torchvision's {name} ({shorten(str(error), 300)})") from error
+    bad = [n for n, t in net.state_dict().items() if not torch.isfinite(t).all()]
+    if bad:
+        raise ValueError(f"weights: {path} holds NaN or infinite values, the first in {bad[0]!r}")
     return net
 
 
@@ -238,6 +245,7 @@ def add_representation_scaling(model: Classifier) -> Classifier:
     """
     if model.spec["drs"]:
         raise ValueError("model: it already has representation scaling")
+    was_training = model.training
     channels: dict[nn.Module, int] = {}
 
     def note(block: nn.Module, _: object, out: Tensor) -> None:
@@ -247,7 +255,7 @@ def add_representation_scaling(model: Classifier) -> Classifier:
     handles = [m.register_forward_hook(note) for m in blocks]
     try:
         with torch.no_grad():
-            model.eval()(torch.zeros(1, int(str(model.spec["in_channels"])), 64, 64, device=model.head.weight.device))
+            model.eval()(torch.zeros(1, model.spec["in_channels"], 64, 64, device=model.head.weight.device))
     finally:
         for handle in handles:
             handle.remove()
@@ -257,7 +265,7 @@ def add_representation_scaling(model: Classifier) -> Classifier:
             if child in channels:
                 setattr(parent, name, nn.Sequential(child, ChannelScale(channels[child]).to(model.head.weight.device)))
     model.spec["drs"] = True
-    return model
+    return model.train(was_training)
 
 
 def freeze_backbone(model: Classifier) -> Classifier:

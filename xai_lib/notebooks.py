@@ -65,13 +65,13 @@ def find_notebook(name: str | Path) -> Path:
     if Path(name).suffix == ".ipynb" and Path(name).is_file():
         return Path(name).resolve()
     text = Path(name).name.removesuffix(".ipynb")
+    text = text.zfill(2) if text.isdigit() else text
     known = list_notebooks()
-    starts = (text, f"{text.zfill(2)}_") if text.isdigit() else (text,)
-    hits = [p for p in known if p.stem == text] or [p for p in known if text and p.stem.startswith(starts)]
+    hits = [p for p in known if p.stem == text] or [p for p in known if text and p.stem.startswith(text)]
     if len(hits) != 1:
-        what = "fits several" if hits else "not found; there are"
+        what = "fits several:" if hits else "not found; there are"
         names = ", ".join(p.stem for p in hits or known) or f"none in {notebooks_dir()}"
-        raise NotebookError(f"notebook {str(name)!r}: {what}: {names}")
+        raise NotebookError(f"notebook {str(name)!r} {what} {names}")
     return hits[0]
 
 

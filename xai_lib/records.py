@@ -195,7 +195,7 @@ def _public(value: Any) -> Any:
 
 
 def _public_text(text: str, whole: bool = False) -> str:
-    """`text` with every absolute path of two or more parts in it shortened; `whole`: it may be one path, with spaces."""
+    """`text` with the absolute paths in it shortened; `whole`: it may be one path, with spaces in it."""
     start = r"(?<![\w.:/~-])"  # not inside a relative path or an address
     for folder in (data_dir(), repository_dir(), Path.home()):
         if folder is not None and len(folder.absolute().parts) > 1:

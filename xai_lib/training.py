@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,9 +43,10 @@ class Stack:
         return len(self.images)
 
     def subset(self, indices: Any) -> "Stack":
-        """The images at `indices`."""
-        index = torch.as_tensor(np.asarray(indices), dtype=torch.long)
-        return Stack(self.images[index], self.labels[index])
+        """The images at `indices`: whole numbers, or one boolean per image."""
+        index = np.asarray(indices)
+        where = torch.from_numpy(np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64))
+        return Stack(self.images[where], self.labels[where])
 
     def batches(self, size: int, runtime: Runtime) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches in order, as float32 in [0, 1] on the runtime's device."""
@@ -69,6 +70,10 @@ def _to_device(data: Stack, index: Any, runtime: Runtime) -> tuple[Tensor, Tenso
     images = data.images[index].to(runtime.device).float() / 255
     layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
     return images.contiguous(memory_format=layout), data.labels[index].to(runtime.device)
+
+
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("constant", "cosine", "onecycle")
 
 
 @dataclass(frozen=True)
@@ -96,15 +101,15 @@ class FitConfig:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(allowed)}")
         if self.epochs < 1 or self.batch_size < 1:
             raise ValueError(f"epochs and batch_size must be at least 1, got {self.epochs} and {self.batch_size}")
-
-
-OPTIMIZERS = ("adam", "adamw", "sgd")
-SCHEDULES = ("constant", "cosine", "onecycle")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate: {self.learning_rate} is not above 0")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience: {self.patience} is below 1; None trains all epochs")
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What `fit` did: one row per epoch (`train_loss, loss, auc, seconds`), the best epoch (from 1), seconds."""
+    """What `fit` did: one row per epoch (`train_loss, loss, auc, seconds`), the kept epoch (from 1), the time."""
 
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
@@ -119,7 +124,7 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """
     n = len(images)
     draw = (torch.rand(n, 5, generator=generator) * 2 - 1).to(images.device)
-    zoom, flip = 1 + 0.1 * draw[:, 0], draw[:, 1].sign()
+    zoom, flip = 1 + 0.1 * draw[:, 0], torch.where(draw[:, 1] < 0, -1.0, 1.0)
     zero = torch.zeros_like(zoom)
     rows = torch.stack((zoom * flip, zero, 0.16 * draw[:, 2]), 1)  # 0.16 in [-1, 1] coordinates = 8 % of the width
     cols = torch.stack((zero, zoom, 0.16 * draw[:, 3]), 1)
@@ -147,8 +152,10 @@ def _loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _evaluate(model: nn.Module, data: Stack, runtime: Runtime) -> tuple[float, float]:
     """Loss, and AUC (one output and both classes present; else NaN)."""
-    logits = torch.from_numpy(np.atleast_2d(predict(model, data, runtime).T).T)
+    logits = torch.from_numpy(predict(model, data, runtime)).reshape(len(data), -1)
     loss = float(_loss(logits, data.labels))
+    if not math.isfinite(loss):
+        raise FloatingPointError("the loss on the stopping set is not finite; try a lower learning_rate")
     binary = logits.shape[1] == 1 and len(data.labels.unique()) == 2
     return loss, statistics.auc(data.labels.numpy(), logits[:, 0].numpy()) if binary else math.nan
 
@@ -172,7 +179,13 @@ def _rate(config: FitConfig, progress: float) -> float:
 
 
 def _train_epoch(
-    model: nn.Module, data: Stack, config: FitConfig, optimizer: torch.optim.Optimizer, runtime: Runtime, seed: int, e: int
+    model: nn.Module,
+    data: Stack,
+    config: FitConfig,
+    optimizer: torch.optim.Optimizer,
+    runtime: Runtime,
+    seed: int,
+    e: int,
 ) -> float:
     """One pass over `data`; returns the mean loss."""
     generator = torch_generator(seed, "epoch", e)
@@ -184,8 +197,8 @@ def _train_epoch(
         for group in optimizer.param_groups:
             group["lr"] = _rate(config, (e + k / len(starts)) / config.epochs)
         images, labels = _to_device(data, order[start : start + config.batch_size], runtime)
-        if len(images) == 1 and k:
-            continue  # batch normalisation cannot train on a single image
+        if len(images) == 1 < config.batch_size:
+            continue  # batch normalisation cannot train on the single image that is left over
         if config.augment:
             images = augment(images, generator)
         with runtime.autocast():
@@ -221,15 +234,16 @@ def fit(
         runtime: device and precision.
         seed: of order and augmentation.
         state: file to continue from if it exists, rewritten after each epoch and removed at the end.
-        on_epoch: called with the number of finished epochs and the model, also before the first (0).
+        on_epoch: called with the number of finished epochs and the model, also before the first (0). An epoch counts
+            as finished when this returns: after a kill inside it, the epoch is trained and reported again.
         progress: show a bar with loss and AUC.
 
     Raises:
-        ValueError: one class only in `train`, or a `state` of another training.
-        FloatingPointError: the loss is not finite.
+        ValueError: an empty set, images without a label, one class only in `train`, or a `state` that is damaged or
+            of another training.
+        FloatingPointError: a loss is not finite.
     """
-    if len(train.labels.unique()) < 2:
-        raise ValueError("train: it holds one class only")
+    _check(train, val)
     began = time.perf_counter()
     layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
     model.to(runtime.device, memory_format=layout)  # type: ignore[call-overload]
@@ -249,16 +263,27 @@ def fit(
         bar.set_postfix(train=f"{loss:.3f}", stop=f"{val_loss:.3f}", auc=f"{auc:.3f}")
         if _best_epoch(history) == len(history) or config.keep == "last":
             best = _copy(model)
-        if path:
-            _save_state(path, model, optimizer, best, history, config, seed)
         if on_epoch:
             on_epoch(e + 1, model)
+        if path:
+            _save_state(path, model, optimizer, best, history, config, seed)
     model.load_state_dict({**model.state_dict(), **best})
     model.eval()
     if path:
         path.unlink(missing_ok=True)
     kept = _best_epoch(history) if config.keep == "best" else len(history)
     return FitResult(history, kept, time.perf_counter() - began, len(history) < config.epochs)
+
+
+def _check(train: Stack, val: Stack) -> None:
+    """Refuse sets that cannot be trained or stopped on."""
+    for name, data in (("train", train), ("val", val)):
+        if not len(data):
+            raise ValueError(f"{name}: it is empty")
+        if (data.labels < 0).any():
+            raise ValueError(f"{name}: {int((data.labels < 0).sum())} of {len(data)} images have no label")
+    if len(train.labels.unique()) < 2:
+        raise ValueError("train: it holds one class only")
 
 
 def _best_epoch(history: list[dict[str, float]]) -> int:
@@ -303,15 +328,20 @@ def _resume(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: FitConfig, seed: int
 ) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
     """Load the state written by `_save_state`; returns history and the best weights so far."""
-    with safe_open(path, "pt") as file:
-        meta = json.loads(file.metadata()["training"])
-        tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
+    try:
+        with safe_open(path, "pt") as file:
+            meta = json.loads(file.metadata()["training"])
+            tensors = {n: file.get_tensor(n) for n in file.keys()}
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"state: {path} is damaged or not a training's state ({error}); delete it") from error
     if meta["config"] != asdict(config) or meta["seed"] != seed:
         raise ValueError(f"state: {path} belongs to a training with other settings or another seed; delete it")
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition("/")
         parts[part][rest] = tensor
+    if {n: t.shape for n, t in parts["model"].items()} != {n: t.shape for n, t in _copy(model).items()}:
+        raise ValueError(f"state: {path} belongs to another network; delete it")
     model.load_state_dict({**model.state_dict(), **parts["model"]})
     slots: dict[int, dict[str, Tensor]] = {}
     for name, tensor in parts["optimizer"].items():

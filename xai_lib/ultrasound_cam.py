@@ -14,7 +14,7 @@ Reference: Byra et al. 2022, "Deep learning methods" and "Evaluations".
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -35,6 +35,8 @@ from xai_lib.data import CaseDataset, splits
 from xai_lib.data.case import file_digest
 
 OFFSET_IMAGES = 12  # as many as the offset check needs
+UNTRAINED = ("random_network", "linear_head")  # control networks in `Run.extras`, the same at every epoch
+OTHER_CELLS = ("layer_cam", "cameras", "random_network")  # maps whose cells the measured offset says nothing about
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,11 @@ class Backbone:
 class Run:
     """One trained network and what it says about its test images.
 
-    `logits` (E, N) and `maps` (E, N, h, w) run over epochs, 0 being the untrained network; `test_loss` (E,) and
-    `val_loss` (E,; NaN at 0); `gap` is the largest deviation from ``logit = mean(map) + bias``. `extras` holds, per further map, its extreme points (N, 2, 2) as shares of the image
-    (maximum and minimum; row and column), and `logits_<name>` where they come from another network. `offset` is the
-    measured offset of a cell as a share of the image (rows, columns).
+    `logits` (E, N) and `maps` (E, N, h, w) run over epochs, 0 being the untrained network, as do `test_loss` (E,) and
+    `val_loss` (E,; NaN at 0). `offset` is the measured offset of a cell as a share of the image (rows, columns), `gap`
+    the largest deviation from ``logit = mean(map) + bias``. `extras` holds, by name, the extreme points (N, 2, 2) of
+    further maps as shares of the image (maximum and minimum; row and column), and ``logits_<name>`` where a map comes
+    from another network.
     """
 
     seed: int
@@ -84,8 +87,12 @@ class Run:
     gap: NDArray[np.float64]
     extras: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
-    def epoch(self, early_stopping: str = "validation", patience: int = 8) -> int:
-        """Epoch that early stopping keeps: on the validation loss, or, as in the paper, on the test loss."""
+    def epoch(self, early_stopping: str = "validation", patience: int | None = None) -> int:
+        """Epoch that early stopping keeps: on the validation loss, or, as in the paper, on the test loss.
+
+        Of the epochs that were trained the one with the lowest loss, which on the validation loss is the kept network;
+        with `patience`, as if training had ended after so many epochs without a lower loss.
+        """
         if early_stopping not in ("validation", "test"):
             raise ValueError(f"early_stopping: {early_stopping!r} is not 'validation' or 'test'")
         losses = (self.val_loss if early_stopping == "validation" else self.test_loss)[1:]
@@ -95,7 +102,7 @@ class Run:
         for e, loss in enumerate(losses):
             if loss < losses[best]:
                 best = e
-            elif e - best >= patience:
+            elif patience is not None and e - best >= patience:
                 break
         return best + 1
 
@@ -107,7 +114,10 @@ def region_maps(dataset: CaseDataset, progress: bool = True, **options: Any) -> 
         case = dataset[i]
         if case.mask is None:
             raise ValueError(f"{case.source}: it has no mask, so there are no regions")
-        out.append(localization.regions(case.mask.numpy(), case.pixel_mm, **options))
+        try:
+            out.append(localization.regions(case.mask.numpy(), case.pixel_mm, **options))
+        except ValueError as error:
+            raise ValueError(f"{case.source}: {error}") from error
     return out
 
 
@@ -130,7 +140,7 @@ def relative_points(maps: NDArray[Any] | Tensor) -> NDArray[np.float64]:
 
 
 def first_points(maps: NDArray[Any] | Tensor, size: int = 224) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The naive reading: first extreme pixel of each map resized to `size`, and whether it was tied, (N, 2, 2), (N, 2)."""
+    """Naive reading: first extreme pixel of each map resized to `size`, (N, 2, 2), and whether it was tied, (N, 2)."""
     resized = cam.resize_map(torch.as_tensor(np.asarray(maps)), (size, size)).numpy()
     found = [localization.extremes(m, (size, size), place="first") for m in resized]
     where = np.array([[f.maximum, f.minimum] for f in found])
@@ -144,7 +154,9 @@ def measured_offset(model: models.Classifier, images: training.Stack, runtime: R
     return np.array([found.rows / x.shape[2], found.cols / x.shape[3]])
 
 
-def other_maps(model: models.Classifier, images: training.Stack, layer: str, runtime: Runtime) -> dict[str, NDArray[Any]]:
+def other_maps(
+    model: models.Classifier, images: training.Stack, layer: str, runtime: Runtime
+) -> dict[str, NDArray[Any]]:
     """Extreme points of the maps that the paper's discussion asks for: Grad-CAM, LayerCAM at `layer`, CAMERAS."""
     found: dict[str, list[NDArray[Any]]] = {"grad_cam": [], "layer_cam": [], "cameras": []}
     model.eval()
@@ -177,7 +189,9 @@ def _controls(
     logits, maps = explain(untrained, test, runtime)
     out |= {"random_network": relative_points(maps), "logits_random_network": logits}
     if backbone.weights:
-        plain = Backbone(backbone.name, backbone.weights, backbone.padding, "head").build(seed).to(runtime.device).eval()
+        plain = (
+            Backbone(backbone.name, backbone.weights, backbone.padding, "head").build(seed).to(runtime.device).eval()
+        )
         logits, maps = explain(linear_head(plain, train, runtime), test, runtime)
         out |= {"linear_head": relative_points(maps), "logits_linear_head": logits}
     return out
@@ -195,6 +209,8 @@ def train_run(
     externals: Mapping[str, training.Stack] | None = None,
     state: str | Path | None = None,
     progress: bool = True,
+    base: models.Classifier | None = None,
+    extras: bool = True,
 ) -> tuple[Run, models.Classifier]:
     """Train one network on ``parts["train"]``, stop on ``parts["val"]``, follow ``parts["test"]`` through the epochs.
 
@@ -210,6 +226,8 @@ def train_run(
         externals: further data sets, on which the kept network's logits and points are taken (``<name>``).
         state: base name of the files that let a killed training go on.
         progress: show bars.
+        base: a trained network to start from (copied), instead of the backbone's weights.
+        extras: also make the further maps and the control networks.
 
     Returns:
         The run and the kept network.
@@ -218,18 +236,19 @@ def train_run(
     if shuffle_labels:
         order = torch.from_numpy(numpy_generator(seed, "shuffle", fold).permutation(len(sets["train"])))
         sets["train"] = training.Stack(sets["train"].images, sets["train"].labels[order])
-    model = backbone.build(seed)
+    model = backbone.build(seed) if base is None else _transferred(backbone, base, seed)
     seen = _Trajectory(sets["test"], runtime, Path(f"{state}.npz") if state else None)
     model_state = f"{state}.safetensors" if state else None
     result = training.fit(
         model, sets["train"], sets["val"], config, runtime, seed, model_state, on_epoch=seen, progress=progress
     )
-    extras = {} if shuffle_labels else other_maps(model, sets["test"], backbone.layer, runtime)
-    if not shuffle_labels:
-        extras |= _controls(backbone, sets["train"], sets["test"], seed, runtime)
+    more: dict[str, NDArray[Any]] = {}
+    if extras and not shuffle_labels:
+        more |= other_maps(model, sets["test"], backbone.layer, runtime)
+        more |= _controls(backbone, sets["train"], sets["test"], seed, runtime)
         for name, external in (externals or {}).items():
             logits, maps = explain(model, external, runtime)
-            extras |= {name: relative_points(maps), f"logits_{name}": logits}
+            more |= {name: relative_points(maps), f"logits_{name}": logits}
     logits, maps = (np.stack(values) for values in (seen.logits, seen.maps))
     run = Run(
         seed=seed,
@@ -241,10 +260,46 @@ def train_run(
         test_loss=np.array([_log_loss(sets["test"].labels.numpy(), row) for row in logits]),
         offset=measured_offset(model, sets["train"], runtime),
         gap=np.array(max(seen.gaps)),
-        extras=extras,
+        extras=more,
     )
     seen.forget()
     return run, model
+
+
+def _transferred(backbone: Backbone, base: models.Classifier, seed: int) -> models.Classifier:
+    """A copy of `base` with a new head, prepared for the backbone's way of transfer."""
+    model = replace(backbone, weights=None, transfer="all").build(seed)
+    model.features.load_state_dict(base.features.state_dict())
+    prepare = {"drs": models.add_representation_scaling, "head": models.freeze_backbone}
+    return prepare[backbone.transfer](model) if backbone.transfer in prepare else model
+
+
+def tested_run(
+    model: models.Classifier,
+    backbone: Backbone,
+    images: training.Stack,
+    runtime: Runtime,
+    seed: int,
+    extras: bool = True,
+) -> Run:
+    """The `Run` of a network that is already trained: one epoch, all `images` tested."""
+    logits, maps = explain(model, images, runtime)
+    more = {}
+    if extras:
+        unfitted = replace(backbone, weights=None)  # there are no training images for a linear head
+        more = other_maps(model, images, backbone.layer, runtime) | _controls(unfitted, images, images, seed, runtime)
+    return Run(
+        seed=seed,
+        fold=0,
+        test=np.arange(len(images)),
+        logits=logits[None],
+        maps=maps[None],
+        val_loss=np.array([np.nan]),
+        test_loss=np.array([_log_loss(images.labels.numpy(), logits)]),
+        offset=measured_offset(model, images, runtime),
+        gap=np.array(cam.identity_gap(model, torch.from_numpy(logits), torch.from_numpy(maps))),
+        extras=more,
+    )
 
 
 class _Trajectory:
@@ -258,15 +313,22 @@ class _Trajectory:
         if path and path.is_file():
             with np.load(path, allow_pickle=False) as stored:
                 self.logits, self.maps = list(stored["logits"]), list(stored["maps"])
+                self.gaps = list(stored["gaps"]) if "gaps" in stored else [0.0]
 
     def __call__(self, epoch: int, model: torch.nn.Module) -> None:
+        if len(self.logits) < epoch:
+            raise ValueError(
+                f"state: {self.path} holds {len(self.logits)} of the {epoch} epochs before this one; delete it and the "
+                "training's .safetensors of the same name"
+            )
         del self.logits[epoch:], self.maps[epoch:]  # an epoch that was cut off is seen again
         logits, maps = explain(model, self.test, self.runtime)  # type: ignore[arg-type]
         self.gaps.append(cam.identity_gap(model, torch.from_numpy(logits), torch.from_numpy(maps)))  # type: ignore[arg-type]
         self.logits.append(logits)
         self.maps.append(maps)
         if self.path:
-            save_arrays(self.path, {"logits": np.stack(self.logits), "maps": np.stack(self.maps)})
+            arrays = {"logits": np.stack(self.logits), "maps": np.stack(self.maps), "gaps": np.array(self.gaps)}
+            save_arrays(self.path, arrays)
 
     def forget(self) -> None:
         if self.path:
@@ -304,7 +366,8 @@ def cross_validate(
 ) -> list[Run]:
     """Grouped, stratified cross-validation, `folds` networks for each seed. Finished runs are read from `folder`.
 
-    The folder's name for a run depends on everything that determines it, so several processes may share it.
+    The folder's name for a run depends on backbone, settings and data set, so several processes may share it (each
+    with its own seeds). It does not depend on the size of `images` nor on the order of the cases.
     """
     start = file_digest(Path(backbone.weights)) if backbone.weights and Path(backbone.weights).is_file() else None
     what: list[object] = [replace(backbone, weights=start or backbone.weights), config, dataset.fingerprint]
@@ -350,9 +413,6 @@ def load_run(path: Path) -> Run:
     return Run(seed=seed, fold=fold, extras=extras, **arrays)
 
 
-MapPoints = Callable[[Run, int], NDArray[Any]]
-
-
 def points(
     runs: Sequence[Run],
     areas: Sequence[NDArray[np.uint8]],
@@ -367,22 +427,35 @@ def points(
     Args:
         runs: from `train_run` or `cross_validate`.
         areas: from `region_maps`, for the whole data set.
-        dataset: the whole data set.
+        dataset: the whole data set; with `which` an external one, that one, and runs whose `test` counts its images.
         which: "cam", "cam_first" (first pixel of the resized map), or a key of `Run.extras`.
         early_stopping: "validation" or "test".
         epoch: look at this epoch (or the last before it) instead.
-        align: "resize" draws the map as the paper does; "measured" corrects the network's offset.
+        align: "resize" draws the map as the paper does; "measured" adds the network's offset to its points.
 
     Returns:
-        Columns seed, fold, source, patient_id, label, logit, and ``max_mass ... min_any`` (bool).
+        Columns seed, fold, index, source, patient_id, label, logit, and ``max_mass ... min_any`` (bool).
+
+    Raises:
+        ValueError: no run, an unknown option, or a combination that the runs cannot answer.
     """
     if align not in ("resize", "measured"):
         raise ValueError(f"align: {align!r} is not 'resize' or 'measured'")
+    if align == "measured" and which in OTHER_CELLS:
+        raise ValueError(f"align: the offset was measured on the last layer of the trained network, not on {which!r}")
+    if which not in ("cam", "cam_first", *UNTRAINED) and (early_stopping != "validation" or epoch is not None):
+        raise ValueError(f"which: {which!r} is known for the network that validation stopping keeps, and no other")
+    if not runs:
+        raise ValueError("runs: there is none")
+    if len(areas) != len(dataset):
+        raise ValueError(f"areas: {len(areas)} for the {len(dataset)} cases of {dataset.name}")
     rows = []
     for run in runs:
         e = run.epoch(early_stopping) if epoch is None else min(epoch, len(run.logits) - 1)
         logits = run.extras.get(f"logits_{which}", run.logits[e])
-        where = _points_of(run, which, e) - (-run.offset if align == "measured" else 0)
+        where = _points_of(run, which, e) + (run.offset if align == "measured" else 0)
+        if not len(where) == len(logits) == len(run.test):
+            raise ValueError(f"which: {which!r} has points on {len(where)} images, the run tested {len(run.test)}")
         for i, index in enumerate(run.test):
             area = areas[index]
             row = {"seed": run.seed, "fold": run.fold, "index": int(index), "logit": float(logits[i])}
@@ -402,6 +475,7 @@ def _points_of(run: Run, which: str, epoch: int) -> NDArray[Any]:
         return relative_points(run.maps[epoch])
     if which == "cam_first":
         return first_points(run.maps[epoch])[0]
-    if which not in run.extras:
-        raise ValueError(f"which: {which!r} is unknown, expected cam, cam_first, {', '.join(run.extras)}")
+    known = [name for name in run.extras if not name.startswith("logits_")]
+    if which not in known:
+        raise ValueError(f"which: {which!r} is unknown, expected one of {', '.join(['cam', 'cam_first', *known])}")
     return run.extras[which]

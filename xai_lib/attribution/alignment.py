@@ -31,18 +31,20 @@ class Offset:
     sd_cols: float
 
 
-def cell_offset(model: Classifier, x: Tensor) -> Offset:
-    """Measure the offset of the central cell: centroid of the squared gradient of its activation by the image.
+def cell_energy(model: Classifier, x: Tensor) -> Tensor:
+    """Squared gradient of the central cell's activation (summed over channels) by every pixel: (N, H, W), float64.
 
     Args:
         model: in eval mode; unchanged.
-        x: about a dozen images (N, 1 or 3, H, W); labels are not needed.
+        x: images (N, 1 or 3, H, W); labels are not needed.
 
     Raises:
-        ValueError: no image, or a gradient of zero everywhere.
+        ValueError: no image, a model in train mode, or a gradient that is zero everywhere or not finite.
     """
     if len(x) == 0:
         raise ValueError("x: no image")
+    if model.training:
+        raise ValueError("model: it is in train mode; call model.eval() first, or batch statistics mix the images")
     x = x.detach().clone().requires_grad_()
     with torch.enable_grad():
         features = model.feature_maps(x)  # (N, K, h, w)
@@ -50,9 +52,25 @@ def cell_offset(model: Classifier, x: Tensor) -> Offset:
         middle = features[:, :, (h - 1) // 2 : h // 2 + 1, (w - 1) // 2 : w // 2 + 1]  # 1 cell, or 2 x 2 if even
         (gradient,) = torch.autograd.grad(middle.sum(), x)
     energy = gradient.double().square().sum(1)  # (N, H, W)
-    total = energy.sum((1, 2))
-    if not (total > 0).all():
+    if not torch.isfinite(energy).all():
+        raise ValueError("model: its gradient is not finite; look for NaN in the weights or the image")
+    if not (energy.sum((1, 2)) > 0).all():
         raise ValueError("model: the central cell does not depend on the image (its gradient is zero)")
+    return energy
+
+
+def cell_offset(model: Classifier, x: Tensor) -> Offset:
+    """Measure the offset of the central cell: centroid of its `cell_energy`, image by image, minus the image's centre.
+
+    Args:
+        model: in eval mode; unchanged.
+        x: about a dozen images (N, 1 or 3, H, W).
+
+    Raises:
+        ValueError: as `cell_energy`.
+    """
+    energy = cell_energy(model, x)
+    total = energy.sum((1, 2))
     rows = torch.arange(x.shape[2], dtype=torch.float64, device=x.device)
     cols = torch.arange(x.shape[3], dtype=torch.float64, device=x.device)
     d_rows = (energy.sum(2) @ rows) / total - (x.shape[2] - 1) / 2

@@ -6,9 +6,10 @@ Usage::
     maps = layer_cam(model, x, layer="features.layer3")   # finer grid, earlier layer
     maps = resize_map(maps, (height, width))              # to the image
 
-Theory: a network that ends in global average pooling and one linear layer computes ``logit = sum_k w_k mean(f_k) + b``.
-The sum and the mean can be swapped, so ``M = sum_k w_k f_k`` is a map whose mean *is* the decision (up to b). For such a
-network Grad-CAM at the last layer is M / (h w), and signed LayerCAM is the same: the three only part at earlier layers.
+Theory: a network that ends in global average pooling and one linear layer computes
+``logit = sum_k w_k mean(f_k) + b``. The sum and the mean can be swapped, so ``M = sum_k w_k f_k`` is a map whose mean
+*is* the decision (up to b). For such a network Grad-CAM at the last layer is M / (h w), and signed LayerCAM is the
+same: the three only part at earlier layers.
 
 References: Zhou et al. 2016 (CAM); Selvaraju et al. 2017 (Grad-CAM); Jiang et al. 2021 (LayerCAM); Jalwana et al. 2021
 (CAMERAS); Byra et al. 2022, "Deep learning methods" and Fig. 2.
@@ -41,8 +42,8 @@ def class_activation_map(model: Classifier, x: Tensor) -> tuple[Tensor, Tensor]:
         features = model.feature_maps(x).float()  # (N, K, h, w)
         maps = torch.einsum("k,nkhw->nhw", model.head.weight[0].float(), features)
         logits = model.head(features.mean((2, 3)))[:, 0]  # the network's own way; equal to mean(M) + b
-    if not torch.isfinite(maps).all():
-        raise ValueError("model: its activation map is not finite; look for NaN in the weights or the image")
+    if not (torch.isfinite(maps).all() and torch.isfinite(logits).all()):
+        raise ValueError("model: its map or its logit is not finite; look for NaN in the weights or the image")
     return logits, maps
 
 
@@ -65,12 +66,13 @@ def activation_and_gradient(model: Classifier, x: Tensor, layer: str) -> tuple[T
     The activation is cloned where it leaves the layer: an in-place ReLU behind it would otherwise change it.
 
     Raises:
-        ValueError: no such layer (the message lists the top ones), or the model is in train mode.
+        ValueError: no such layer (the message lists the top ones), its output is not (N, K, h, w), it runs several
+            times in one pass (as ResNet's ReLUs do) or not at all, or the model is in train mode.
     """
     _check(model)
     modules = dict(model.named_modules())
     if layer not in modules or not layer:
-        known = [name for name in modules if name.count(".") == 1]
+        known = ["features", *(name for name in modules if name.count(".") == 1)]
         raise ValueError(f"layer: {layer!r} is not in the model, which has {', '.join(known)}, ...")
     kept: list[Tensor] = []
 
@@ -81,12 +83,16 @@ def activation_and_gradient(model: Classifier, x: Tensor, layer: str) -> tuple[T
     handle = modules[layer].register_forward_hook(keep)
     try:
         with torch.enable_grad():
-            model(x).sum().backward(inputs=kept)  # type: ignore[arg-type]
+            total = model(x).sum()
     finally:
         handle.remove()
+    if len(kept) != 1 or kept[0].ndim != 4:
+        shapes = ", ".join(str(tuple(out.shape)) for out in kept)
+        raise ValueError(f"layer: {layer!r} gave {len(kept)} outputs ({shapes}), expected one of shape (N, K, h, w)")
+    total.backward(inputs=kept)
     gradient = kept[0].grad
     if gradient is None:
-        raise ValueError(f"layer: the output does not depend on {layer!r}")
+        raise ValueError(f"layer: the logit does not depend on {layer!r}")
     return kept[0].detach(), gradient
 
 

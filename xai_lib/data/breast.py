@@ -14,6 +14,7 @@ import os
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -32,7 +33,7 @@ MISSING = "image file is missing"
 class _Scan:
     """Sound rows, faulty ones, rows whose image is not there, and normal ones."""
 
-    rows: list[dict[str, object]]
+    rows: list[dict[str, Any]]
     faults: list[Skipped]
     missing: list[Skipped]
     normal: list[Skipped]
@@ -67,10 +68,11 @@ def check_breast(root: Path | str) -> Report:
         DataError: the folder, the XLSX or one of its columns is missing.
     """
     scan = _scan(existing(root, "breast"))
-    sizes = [float(str(row["pixel_mm"])) for row in scan.rows]
+    sizes = [row["pixel_mm"] for row in scan.rows]
     found = {"rows of the table": len(scan.rows) + len(scan.faults) + len(scan.missing) + len(scan.normal)}
     found |= {f"{name} images": sum(row["label"] == label for row in scan.rows) for name, label in CLASSES.items()}
-    found |= {"tumour masks": len(scan.rows), "normal images": len(scan.normal)}
+    masks = sum(len(row["files"]) - 1 for row in scan.rows)
+    found |= {"tumour masks": masks, "normal images": len(scan.normal)}
     notes = [f"pixel size {min(sizes):.3f} to {max(sizes):.3f} mm"] if sizes else []
     notes += ["normal images show no lesion and are not loaded"]
     return Report("breast", found, [item.source for item in scan.missing], scan.faults, notes)
@@ -104,7 +106,7 @@ def _table(folder: Path) -> pd.DataFrame:
     if not paths:
         raise DataError(f"breast: {folder} holds no '{TABLE}'; expected it beside the folder '{IMAGES}'")
     try:
-        table = pd.read_excel(paths[-1], sheet_name=0)
+        table = pd.read_excel(paths[-1], sheet_name=0, dtype={"Pixel_size": object})  # a text stays one
     except Exception as error:  # openpyxl and zipfile raise many kinds for a damaged file
         raise DataError(f"{paths[-1]}: not a readable XLSX file: {error}") from error
     lacking = [column for column in COLUMNS if column not in table]
@@ -113,7 +115,7 @@ def _table(folder: Path) -> pd.DataFrame:
     return table
 
 
-def _row(entry: pd.Series, images: Path, source: str, label: int) -> dict[str, object]:
+def _row(entry: pd.Series, images: Path, source: str, label: int) -> dict[str, Any]:
     """Table row of one case; its files are decoded once, so that a fault is known now."""
     pixel_mm = _pixel_mm(entry["Pixel_size"])
     if pd.isna(entry["Mask_tumor_filename"]):

@@ -6,7 +6,8 @@ Usage::
     cases[0].image                               # (1, H, W), float32, in [0, 1]
     cases.subset([0, 2]).fingerprint             # sha256 over rows and file bytes
 
-Boxes are half-open ``row0, col0, row1, col1``; points and boxes are (row, col) everywhere. Label 0 is benign, 1 malignant.
+Boxes are half-open ``row0, col0, row1, col1``; points and boxes are (row, col) everywhere. Label 0 is benign, 1 is
+malignant.
 """
 
 import hashlib

@@ -78,7 +78,7 @@ def read_case(row: pd.Series) -> Case:
         label=int(row["label"]),
         mask=torch.from_numpy(np.logical_or.reduce(masks)),
         boxes=torch.cat([boxes_from_mask(mask) for mask in masks]),
-        pixel_mm=row.get("pixel_mm"),
+        pixel_mm=None if pd.isna(row.get("pixel_mm")) else float(row["pixel_mm"]),
         patient_id=row["patient_id"],
         view=row["view"],
         source=row["source"],
@@ -107,7 +107,7 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 
 def _open(path: Path) -> Image.Image:
-    """Open and decode completely, so that a truncated file is noticed here."""
+    """Open and decode completely, so that a truncated file is noticed here; Pillow refuses an image without pixels."""
     if not path.is_file():
         raise DataError(f"{path}: image file is missing")
     try:
@@ -115,8 +115,6 @@ def _open(path: Path) -> Image.Image:
             image.load()
     except _FAILURES as error:
         raise DataError(f"{path}: not a readable image: {error}") from error
-    if 0 in image.size:
-        raise DataError(f"{path}: image has no pixel: its size is {image.width} x {image.height}")
     if image.mode == "F":
         raise DataError(f"{path}: images of floating point numbers are not read; expected 8- or 16-bit grey or colour")
     return image

@@ -1,4 +1,4 @@
-"""OASBUD: raw radio-frequency (RF) ultrasound of breast lesions, two orthogonal planes of each, from the paper's own group.
+"""OASBUD: raw radio-frequency (RF) ultrasound of breast lesions, two orthogonal planes of each.
 
 H. Piotrzkowska-Wroblewska et al., "Open access database of raw ultrasonic signals acquired from malignant and benign
 breast lesions", Medical Physics 44 (2017) 6105-6109, doi:10.1002/mp.12538; data: Zenodo, doi:10.5281/zenodo.545928.
@@ -6,15 +6,17 @@ breast lesions", Medical Physics 44 (2017) 6105-6109, doi:10.1002/mp.12538; data
 Usage::
 
     cases = load_oasbud("OASBUD")                    # the folder with OASBUD.mat, or the file
-    image = b_mode(rf, pixel_mm=0.0762)              # envelope, square pixels, log compression
+    image = b_mode(rf, Display())                    # envelope, square pixels, log compression
 
-`OASBUD.mat` holds a struct array `data`, one element per lesion (52 malignant, 48 benign, of 78 women), with the fields id,
-rf1, rf2 (int16, samples x 510 lines; the number of samples differs), roi1, roi2 (mask of the same size), birads ("4a")
-and class. The lines were formed by the scanner: what is left to do is the envelope and its display.
+`OASBUD.mat` holds a struct array `data`, one element per lesion (52 malignant, 48 benign, of 78 women), with the fields
+id, rf1, rf2 (int16, samples x 510 lines; the number of samples differs), roi1, roi2 (mask of the same size), birads
+("4a") and class. The lines were formed by the scanner: what is left to do is the envelope and its display.
 """
 
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,6 +44,34 @@ SAMPLE_MM = 1540.0 / (2 * 40e6) * 1e3  # 0.01925 mm of depth per sample: 40 MHz,
 LINE_MM = 0.3048 / 4  # 0.0762 mm between lines: four lines per element (probe L14-5/38: 128 elements, pitch 0.3048 mm)
 
 
+@dataclass(frozen=True)
+class Display:
+    """How RF lines become an image.
+
+    Attributes:
+        dynamic_range_db: of the log compression; the authors of the data use 50.
+        pixel_mm: side of the square pixels.
+        line_mm: distance of neighbouring lines, from the probe's data (data/README.md); 38 mm / 510 would be 2 % less.
+
+    Raises:
+        ValueError: one of them is not above 0.
+    """
+
+    dynamic_range_db: float = 50.0
+    pixel_mm: float = LINE_MM
+    line_mm: float = LINE_MM
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not value > 0:
+                raise ValueError(f"{name}: {value} is not above 0")
+
+    def shape(self, rf: np.ndarray) -> tuple[int, int]:
+        """Rows and columns of square pixels that cover RF data (samples, lines)."""
+        samples, lines = rf.shape
+        return max(1, round(samples * SAMPLE_MM / self.pixel_mm)), max(1, round(lines * self.line_mm / self.pixel_mm))
+
+
 def load_oasbud(
     root: Path | str,
     strict: bool = False,
@@ -58,20 +88,17 @@ def load_oasbud(
     Args:
         root: the folder that holds ``OASBUD.mat``, or the file.
         strict: raise for the first faulty plane, and for fewer than 100 lesions, instead of skipping and counting.
-        dynamic_range_db: of the log compression; the authors of the data use 50.
-        pixel_mm: side of the square pixels.
-        line_mm: distance of neighbouring lines. The publication does not state it; 38 mm / 510 would be 2 % less.
+        dynamic_range_db: see `Display`, as for the next two.
+        pixel_mm: see `Display`.
+        line_mm: see `Display`.
         malignant: the value of the field `class` that means malignant.
 
     Raises:
         DataError: the file is missing or of another format, no plane can be used, or the lesions called benign have the
             higher mean BI-RADS category (then `malignant` is the wrong way round); with `strict`, any fault.
-        ValueError: a number is not above 0.
+        ValueError: a length or the dynamic range is not above 0.
     """
-    sizes = {"dynamic_range_db": dynamic_range_db, "pixel_mm": pixel_mm, "line_mm": line_mm}
-    for name, value in sizes.items():
-        if not value > 0:
-            raise ValueError(f"{name}: {value} is not above 0")
+    display = Display(dynamic_range_db, pixel_mm, line_mm)
     path = _path(root)
     lesions = _lesions(path)
     rows, faults = _rows(path, lesions, malignant)
@@ -83,7 +110,7 @@ def load_oasbud(
         raise DataError(f"{path}: no plane can be used; the first fault: {faults[0].source}: {faults[0].why}")
     table = pd.DataFrame(rows)
     _check_classes(path, table)
-    return CaseDataset("oasbud", table, partial(_read, lesions=lesions, **sizes), faults, parameters=sizes)
+    return CaseDataset("oasbud", table, partial(_read, lesions=lesions, display=display), faults, asdict(display))
 
 
 def check_oasbud(root: Path | str) -> Report:
@@ -99,7 +126,7 @@ def check_oasbud(root: Path | str) -> Report:
     found = {"lesions": len(lesions), "benign planes": labels.count(0), "malignant planes": labels.count(1)}
     notes = [f"{len({row['patient_id'] for row in rows})} patients"]
     try:
-        _check_classes(path, pd.DataFrame(rows))
+        _check_classes(path, pd.DataFrame(rows, columns=["birads", "label"]))
     except DataError as error:
         notes.append(str(error))
     return Report("oasbud", found, [f"{LESIONS - len(lesions)} lesions"] * (len(lesions) < LESIONS), faults, notes)
@@ -117,31 +144,22 @@ def log_compress(amplitude: np.ndarray, dynamic_range_db: float = 50.0) -> np.nd
     return (20 * np.log10(relative) / dynamic_range_db + 1).astype(np.float32)
 
 
-def b_mode(
-    rf: np.ndarray, pixel_mm: float = LINE_MM, line_mm: float = LINE_MM, dynamic_range_db: float = 50.0
-) -> np.ndarray:
+def b_mode(rf: np.ndarray, display: Display) -> np.ndarray:
     """B-mode image (H, W) in [0, 1] with square pixels: envelope, resampled as amplitude, then log compression."""
-    return log_compress(resample(envelope(rf), _shape(rf.shape, pixel_mm, line_mm)), dynamic_range_db)
+    return log_compress(resample(envelope(rf), display.shape(rf)), display.dynamic_range_db)
 
 
-def _shape(shape: tuple[int, ...], pixel_mm: float, line_mm: float) -> tuple[int, int]:
-    """Rows and columns of square pixels that cover (samples, lines)."""
-    return max(1, round(shape[0] * SAMPLE_MM / pixel_mm)), max(1, round(shape[1] * line_mm / pixel_mm))
-
-
-def _read(
-    row: pd.Series, lesions: list[dict[str, object]], dynamic_range_db: float, pixel_mm: float, line_mm: float
-) -> Case:
+def _read(row: pd.Series, lesions: list[dict[str, Any]], display: Display) -> Case:
     """Case of one plane."""
     lesion, plane = lesions[row["lesion"]], row["plane"]
-    rf, roi = np.asarray(lesion[f"rf{plane}"]), np.asarray(lesion[f"roi{plane}"])
-    inside = resample((roi > 0).astype(np.float64), _shape(rf.shape, pixel_mm, line_mm)) >= 0.5
+    rf, roi = lesion[f"rf{plane}"], lesion[f"roi{plane}"]
+    inside = resample((roi > 0).astype(np.float64), display.shape(rf)) >= 0.5
     return Case(
-        image=torch.from_numpy(b_mode(rf, pixel_mm, line_mm, dynamic_range_db))[None],
+        image=torch.from_numpy(b_mode(rf, display))[None],
         label=int(row["label"]),
         mask=torch.from_numpy(inside),
         boxes=boxes_from_mask(inside),
-        pixel_mm=pixel_mm,
+        pixel_mm=display.pixel_mm,
         patient_id=row["patient_id"],
         view=row["view"],
         source=row["source"],
@@ -158,7 +176,7 @@ def _path(root: Path | str) -> Path:
     return path
 
 
-def _lesions(path: Path) -> list[dict[str, object]]:
+def _lesions(path: Path) -> list[dict[str, Any]]:
     """The elements of the struct array `data`, as dictionaries."""
     try:
         content = scipy.io.loadmat(path, variable_names=["data"], simplify_cells=True)
@@ -174,9 +192,7 @@ def _lesions(path: Path) -> list[dict[str, object]]:
     return lesions
 
 
-def _rows(
-    path: Path, lesions: list[dict[str, object]], malignant: int
-) -> tuple[list[dict[str, object]], list[Skipped]]:
+def _rows(path: Path, lesions: list[dict[str, Any]], malignant: int) -> tuple[list[dict[str, object]], list[Skipped]]:
     """A table row for every usable plane, and the faulty planes."""
     rows: list[dict[str, object]] = []
     faults = []
@@ -201,7 +217,7 @@ def _rows(
     return rows, faults
 
 
-def _fault(lesion: dict[str, object], plane: int) -> str:
+def _fault(lesion: dict[str, Any], plane: int) -> str:
     """What is wrong with one plane of a lesion; "" if nothing."""
     rf, roi = np.asarray(lesion[f"rf{plane}"]), np.asarray(lesion[f"roi{plane}"])
     if np.size(lesion["class"]) != 1 or lesion["class"] not in (0, 1):
@@ -221,6 +237,6 @@ def _check_classes(path: Path, table: pd.DataFrame) -> None:
     mean = category.groupby(table["label"]).mean()
     if {0, 1} <= set(mean.index) and mean[1] < mean[0]:
         raise DataError(
-            f"{path}: lesions labelled malignant have a mean BI-RADS category of {mean[1]:.1f}, benign ones {mean[0]:.1f}; "
+            f"{path}: mean BI-RADS category {mean[1]:.1f} of the malignant lesions, {mean[0]:.1f} of the benign ones; "
             "the field 'class' seems to be the other way round: give malignant=0"
         )

@@ -23,7 +23,8 @@ def by_patient(
 ) -> dict[str, np.ndarray]:
     """Split into parts, stratified by label, with all cases of a patient in one part.
 
-    Patients are taken in random order; each goes to the part that lacks most of its labels, relative to the part's share.
+    Patients are taken in random order; each goes to the part that, relative to its share, lacks most of the
+    patient's labels.
 
     Args:
         dataset: the cases.

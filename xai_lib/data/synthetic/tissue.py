@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 CUES = ("shape", "margin", "posterior", "texture")
 DEFAULT_STRENGTH: Mapping[str, tuple[float, float]] = dict.fromkeys(CUES, (0.40, 0.60))
@@ -77,11 +77,11 @@ def draw_mass(
     """
     cues = {cue: float(np.clip(rng.normal(strength[cue][label], spread), 0, 1)) for cue in CUES}
     diameter = float(np.clip(rng.lognormal(np.log(11.5), 0.33), 5.5, 22))
-    taller = 0.52 + 0.62 * cues["shape"] + rng.uniform(-0.08, 0.08)  # axial over lateral axis
+    taller = 0.45 + 0.75 * cues["shape"] + rng.uniform(-0.06, 0.06)  # axial over lateral axis
     lateral, ratio = diameter / np.sqrt(taller), np.sqrt(rng.uniform(0.85, 1.18))
     axial = lateral * taller
     skin, fat, gland = rng.uniform(1.2, 2.2), rng.uniform(2.5, 8.0), rng.uniform(10, 22)
-    field = max(rng.uniform(32, 42), 1.7 * diameter + 4)  # the operator sets the depth so that the mass fits
+    field = max(rng.uniform(32, 42), 1.75 * diameter + 4)  # the operator sets the depth so that the mass fits
     return Mass(
         label=label,
         cues=cues,
@@ -89,8 +89,8 @@ def draw_mass(
         axes_mm=(lateral * ratio, lateral / ratio, axial),
         depth_mm=float(skin + 1.5 + axial / 2 + rng.gamma(3.0, 1.6)),
         field_mm=float(field),
-        contrast_db=float(rng.uniform(9, 17)),
-        lobes=tuple((0.01 + 0.09 * cues["shape"]) * (LOBES / 2) ** -0.8 * rng.uniform(0.4, 1.6, LOBES.size)),
+        contrast_db=float(rng.uniform(10.5, 16.5)),
+        lobes=tuple(0.13 * cues["shape"] ** 1.5 * (LOBES / 2) ** -0.8 * rng.uniform(0.4, 1.6, LOBES.size)),
         spicules=int(rng.poisson(9 * max(0.0, cues["shape"] - 0.45))),
         specks=int(rng.poisson(8 * max(0.0, cues["texture"] - 0.5))),
         layers_mm=(float(skin), float(fat), float(gland)),
@@ -101,16 +101,21 @@ def smooth_field(rng: np.random.Generator, shape: tuple[int, int], sigma: tuple[
     """Gaussian random field (H, W), mean 0, variance 1, with autocorrelation exp(-lag^2 / (4 sigma^2)) on each axis.
 
     White noise is put on a grid with one node per sigma (in pixels) and blurred with a Gaussian of that sigma; both
-    steps at once are a matrix product per axis, so a smooth field costs next to nothing.
+    steps at once are a sparse matrix product per axis, so a smooth field costs little, and the same numbers come out
+    whatever the number of threads.
     """
-    basis = []
-    for length, width in zip(shape, sigma, strict=True):
-        step = max(width, 1.0)
-        nodes = np.arange(-4 * width, length + 4 * width + step, step, dtype=np.float32)
-        weight = np.exp(-0.5 * ((np.arange(length, dtype=np.float32)[:, None] - nodes) / width) ** 2)
-        basis.append(weight / np.sqrt((weight**2).sum(1, keepdims=True)))  # (length, nodes), unit variance
-    noise = rng.standard_normal((basis[0].shape[1], basis[1].shape[1]), dtype=np.float32)
-    return basis[0] @ noise @ basis[1].T
+    down, across = _blur(shape[0], sigma[0]), _blur(shape[1], sigma[1])
+    noise = rng.standard_normal((down.shape[1], across.shape[1]), dtype=np.float32)
+    return (across @ (down @ noise).T).T
+
+
+def _blur(length: int, sigma: float) -> sparse.csr_array:
+    """Matrix (length, nodes) that blurs white noise on nodes one sigma (at least one pixel) apart to unit variance."""
+    sigma, spacing = max(sigma, 0.5), max(sigma, 1.0)
+    nodes = np.arange(-4 * sigma, length + 4 * sigma + spacing, spacing, dtype=np.float32)
+    weight = np.exp(-0.5 * ((np.arange(length, dtype=np.float32)[:, None] - nodes) / np.float32(sigma)) ** 2)
+    weight[weight < 1e-3] = 0
+    return sparse.csr_array(weight / np.sqrt((weight**2).sum(1, keepdims=True)))
 
 
 def step(distance: np.ndarray, width: float | np.ndarray) -> np.ndarray:
@@ -175,7 +180,8 @@ def layered_tissue(mass: Mass, depth: np.ndarray, rng: np.random.Generator, size
     below_gland = below_fat + gland + wave(1.2, 6)
     below_muscle = below_gland + 7.5 + wave(0.8, 8)
     lumps, strands = field(0.9, 1.6), field(0.22, 2.6)
-    fibres = 11 * np.maximum(strands - 0.4, 0) * step(field(2.0, 4.0) + 0.2, 0.25)  # bright, along the surface, in groups
+    # fibres: bright, along the surface, in groups
+    fibres = 11 * np.maximum(strands - 0.4, 0) * step(field(2.0, 4.0) + 0.2, 0.25)
     tissue = np.full((size, size), 5.0, np.float32)  # skin
     for border, level, width in (
         (below_skin, -9 + 1.5 * field(0.6, 1.2) + 0.7 * fibres, 0.12),
@@ -193,8 +199,8 @@ def layered_tissue(mass: Mass, depth: np.ndarray, rng: np.random.Generator, size
 def bend(image: np.ndarray, depth: np.ndarray, rng: np.random.Generator, pixel_mm: float) -> np.ndarray:
     """Shift each column up and down by a smooth field of about 2 mm, less near the skin: tissue is never flat."""
     rows, cols = np.indices(image.shape, dtype=np.float32)
-    shift = 2.0 * smooth_field(rng, image.shape, (6 / pixel_mm, 7 / pixel_mm))  # type: ignore[arg-type]
-    shift += 0.5 * smooth_field(rng, image.shape, (2 / pixel_mm, 2 / pixel_mm))  # type: ignore[arg-type]
+    shift = 2.0 * smooth_field(rng, image.shape, (6 / pixel_mm, 7 / pixel_mm))
+    shift += 0.5 * smooth_field(rng, image.shape, (2 / pixel_mm, 2 / pixel_mm))
     rows += shift / pixel_mm * step(depth - 4, 1.0)
     return ndimage.map_coordinates(image, (rows, cols), order=1, mode="nearest")
 
@@ -221,14 +227,14 @@ def build_scene(mass: Mass, view: int, rng: np.random.Generator, size: int = 224
 
     # margin cue: how wide and how ragged the passage from mass to tissue is, a bright halo or a thin bright wall
     ragged = (0.03 + 0.7 * margin) * smooth_field(rng, (size, size), (0.7 / pixel_mm, 0.7 / pixel_mm))
-    inside = step(-distance - ragged, 0.04 + 0.7 * margin**1.5)
-    halo = 5 * margin * ridge(distance - 0.9, 0.8)
+    inside = step(-distance - ragged, 0.03 + 1.0 * margin**1.5)
+    halo = 7 * margin * ridge(distance - 0.9, 0.8)
     wall = 9 * (1 - margin) ** 2 * np.abs(sine) ** 3 * ridge(distance, 0.22)  # echoes where it faces the probe
 
     tissue = bend(layered_tissue(mass, depth, rng, size, pixel_mm), depth, rng, pixel_mm)
     around = tissue[(distance > 0.3) & (distance < 3)].mean()
     within = around - mass.contrast_db - (12 if mass.cystic else 0)
-    within = within + (0.8 + 4.7 * texture) * smooth_field(rng, (size, size), (0.7 / pixel_mm, 1.0 / pixel_mm))
+    within = within + (0.5 + 6 * texture) * smooth_field(rng, (size, size), (0.7 / pixel_mm, 1.0 / pixel_mm))
     echo = tissue * (1 - inside) + within * inside + halo + wall
 
     points = np.argwhere(mask)
@@ -246,11 +252,11 @@ def absorption_map(
 ) -> np.ndarray:
     """Absorption in dB/mm, both ways (H, W). The posterior cue sets what the mass adds or leaves out.
 
-    Across the whole height of the mass the level changes by +17 dB (cue 0) to -19 dB (cue 1) against plain tissue,
+    Across the whole height of the mass the level changes by +21 dB (cue 0) to -21 dB (cue 1) against plain tissue,
     but no medium absorbs less than nothing. A smooth round wall also bends sound away at its sides: a thin edge shadow.
     """
-    change_db = 17 - 36 * mass.cues["posterior"]
+    change_db = 21 - 42 * mass.cues["posterior"]
     excess = max(-change_db / mass.axes_mm[2], 0.05 - TISSUE_ABSORPTION)
-    uneven = 0.12 * smooth_field(rng, inside.shape, (1.5 / pixel_mm, 2 / pixel_mm))  # type: ignore[arg-type]
+    uneven = 0.12 * smooth_field(rng, inside.shape, (1.5 / pixel_mm, 2 / pixel_mm))
     edge = 1.0 * (1 - mass.cues["margin"]) * (1 - sine**2) ** 4 * ridge(distance - 0.1, 0.3)
     return TISSUE_ABSORPTION + uneven + excess * inside + edge

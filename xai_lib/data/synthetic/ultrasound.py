@@ -172,8 +172,8 @@ def load_synthetic_ultrasound(
         mass = draw_mass(numpy_generator(seed, "mass", i), int(label), strength, spread)
         for view in VIEWS:
             name = f"mass-{i:05d}"
-            row = {"source": f"synthetic_ultrasound/{name}-{view}", "label": int(label), "patient_id": name, "view": view}
-            rows.append(row | {"mass": i, "diameter_mm": mass.diameter_mm} | dict(mass.cues))
+            row = {"source": f"synthetic_ultrasound/{name}-{view}", "label": int(label), "patient_id": name}
+            rows.append(row | {"view": view, "mass": i, "diameter_mm": mass.diameter_mm} | dict(mass.cues))
     parameters = {"seed": seed, "size": size, "strength": strength, "prevalence": prevalence, "spread": spread}
     parameters["generator"] = VERSION
     read = partial(_read, seed=seed, size=size, strength=strength, spread=spread)
@@ -200,9 +200,7 @@ def _checked(
     return {cue: (float(low), float(high)) for cue, (low, high) in {**DEFAULT_STRENGTH, **(strength or {})}.items()}
 
 
-def _read(
-    row: pd.Series, seed: int, size: int, strength: Mapping[str, tuple[float, float]], spread: float
-) -> Case:
+def _read(row: pd.Series, seed: int, size: int, strength: Mapping[str, tuple[float, float]], spread: float) -> Case:
     """Generate the case of one row of the table."""
     i, label = int(row["mass"]), int(row["label"])
     mass = draw_mass(numpy_generator(seed, "mass", i), label, strength, spread)

@@ -1,0 +1,346 @@
+"""Study 3, put together: which data, network and training a profile means, and one call that carries it out.
+
+Usage::
+
+    chosen = settings("lab")                                        # or settings("lab", dataset="busi", weights=path)
+    done = carry_out(chosen, seed=0, runtime=runtime(), folder="outputs")
+    frame = mark_correct(points(done.runs, done.areas, done.dataset))
+
+On synthetic images one network is trained (or loaded: `lab` ships a checkpoint) and tested on masses it has not seen.
+On a real data set there is no fixed test part, so folds and repetitions take its place.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from xai_lib import checkpoints, data, models, pointing_tables, training, ultrasound_cam
+from xai_lib.config import Runtime, cache_dir, profile, repository_dir
+from xai_lib.data import CaseDataset, splits
+from xai_lib.data.synthetic.ultrasound import CUES, planted
+from xai_lib.training import FitConfig
+from xai_lib.ultrasound_cam import Backbone, Run
+
+SYNTHETIC = "synthetic_ultrasound"
+NETWORK = "ultrasound_resnet10.safetensors"  # the shipped network of `lab`
+SHUFFLED = "ultrasound_shuffled.npz"
+OTHERS = {"busi": "breast", "breast": "busi"}  # a network trained on one is also tested on the other
+PARTS = {"train": 0.55, "val": 0.15, "test": 0.30}
+LENGTHS = (0, 1, 2, 4, 8, 16, 32)  # epochs at which the pointing game is looked at
+RING_FRACTION = 0.567  # median of 5 mm / equivalent diameter over the masses of BrEaST; for data without a pixel size
+LAYERS = {  # the layer for LayerCAM: twice as fine as the last one
+    "resnet10": "features.layer3",
+    "resnet18": "features.layer3",
+    "resnet50": "features.layer3",
+    "resnet101": "features.layer3",
+    "mobilenet_v2": "features.13",
+    "efficientnet_b0": "features.5",
+    "densenet121": "features.0.transition3.norm",
+    "squeezenet1_1": "features.7",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a profile means for this study. `masses` and `cue_masses` count synthetic masses (two views each)."""
+
+    profile: str
+    dataset: str = SYNTHETIC
+    data_root: str | None = None
+    masses: int = 400
+    cue_masses: int = 80
+    size: int = 224
+    backbone: Backbone = field(default_factory=lambda: Backbone("resnet10", transfer="all", layer=LAYERS["resnet10"]))
+    fit: FitConfig = field(
+        default_factory=lambda: FitConfig(
+            epochs=40, batch_size=16, optimizer="adamw", weight_decay=0.01, schedule="onecycle", patience=None
+        )
+    )
+    cue_fit: FitConfig = field(default_factory=lambda: FitConfig(epochs=12, batch_size=12, learning_rate=3e-3))
+    folds: int = 5
+    repetitions: int = 5
+    replicates: int = 1000
+    checkpoint: str | None = None
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the images come from the generator."""
+        return self.dataset == SYNTHETIC
+
+    @property
+    def regions(self) -> dict[str, float]:
+        """Options of `localization.regions`: 5 mm, or a fraction of the diameter where the pixel size is unknown."""
+        return {"ring_fraction": RING_FRACTION} if self.dataset == "busi" else {"ring_mm": 5.0}
+
+
+def settings(
+    profile_name: str,
+    dataset: str = "",
+    data_root: str = "",
+    backbone: str = "",
+    weights: str = "",
+    padding: str = "torchvision",
+    transfer: str = "",
+    epochs: int = 0,
+    folds: int = 5,
+    repetitions: int = 5,
+) -> Settings:
+    """Settings of a profile; an empty text or 0 leaves the profile's choice.
+
+    Raises:
+        ValueError: an unknown profile, data set, network or option.
+    """
+    chosen = profile(profile_name)
+    base = Settings(chosen.name, checkpoint=str(repository_dir() / "data" / "checkpoints"))
+    if chosen.name == "smoke":
+        fit = replace(base.fit, epochs=2)
+        base = replace(base, masses=24, cue_masses=12, size=96, fit=fit, cue_fit=replace(base.cue_fit, epochs=1))
+        base = replace(base, replicates=50, checkpoint=None)
+    if chosen.name == "paper":
+        start = Backbone("resnet50", "imagenet", "torchvision", "drs", LAYERS["resnet50"])
+        base = replace(base, dataset="busi", backbone=start, fit=FitConfig(), checkpoint=None)
+    if dataset and dataset not in data.available():
+        raise ValueError(f"dataset: {dataset!r} is unknown, expected one of {', '.join(data.available())}")
+    base = replace(
+        base, dataset=dataset or base.dataset, data_root=data_root or None, folds=folds, repetitions=repetitions
+    )
+    real_in_lab = chosen.name == "lab" and not base.synthetic
+    if backbone or weights or transfer or padding != "torchvision" or real_in_lab:
+        name = backbone or base.backbone.name
+        if name not in LAYERS:
+            raise ValueError(f"backbone: {name!r} is unknown, expected one of {', '.join(LAYERS)}")
+        start = Backbone(name, weights or base.backbone.weights, padding, transfer or "drs", LAYERS[name])
+        base = replace(base, backbone=start, fit=FitConfig(), checkpoint=None if base.synthetic else base.checkpoint)
+    if epochs:
+        base = replace(base, fit=replace(base.fit, epochs=epochs))
+    return base
+
+
+@dataclass(frozen=True)
+class Done:
+    """What `carry_out` leaves.
+
+    The tested cases and their regions, the runs, one network to look into and its card; `shuffled` holds runs that
+    learnt permuted labels, `externals` further data sets (cases, regions) that the networks never trained on.
+    """
+
+    dataset: CaseDataset
+    areas: list[NDArray[np.uint8]]
+    runs: list[Run]
+    model: models.Classifier
+    card: dict[str, Any]
+    shuffled: list[Run] = field(default_factory=list)
+    externals: dict[str, tuple[CaseDataset, list[NDArray[np.uint8]]]] = field(default_factory=dict)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Cells of the class activation map (rows, columns)."""
+        rows, cols = self.runs[0].maps.shape[2:]
+        return rows, cols
+
+
+def carry_out(
+    chosen: Settings, seed: int, runtime: Runtime, folder: str | Path, retrain: bool = False, progress: bool = True
+) -> Done:
+    """Do the study's training and testing.
+
+    Args:
+        chosen: from `settings`.
+        seed: of data, network and training.
+        runtime: device and precision.
+        folder: where a new checkpoint goes. Finished folds, and the state that a killed training goes on from, lie in
+            `config.cache_dir` under a key of everything that determines them.
+        retrain: train anew although a checkpoint is shipped.
+        progress: show bars.
+    """
+    if chosen.synthetic:
+        return _synthetic(chosen, seed, runtime, Path(folder), retrain or chosen.checkpoint is None, progress)
+    return _real(chosen, seed, runtime, progress)
+
+
+def _real(chosen: Settings, seed: int, runtime: Runtime, progress: bool) -> Done:
+    """Folds and repetitions on a real data set, shuffled labels on the first repetition, and the other real set."""
+    dataset = data.load(chosen.dataset, chosen.data_root)
+    images = training.stack(dataset, chosen.size, progress)
+    areas = ultrasound_cam.region_maps(dataset, progress, **chosen.regions)
+    externals = {}
+    if (other := OTHERS.get(chosen.dataset)) and chosen.data_root is None:
+        cases = data.load(other)
+        externals[other] = (
+            cases,
+            ultrasound_cam.region_maps(cases, progress, **replace(chosen, dataset=other).regions),
+        )
+    folder = cache_dir() / "ultrasound"
+    stacks = {name: training.stack(cases, chosen.size, progress) for name, (cases, _) in externals.items()}
+
+    def validate(seeds: range, shuffle: bool) -> list[Run]:
+        return ultrasound_cam.cross_validate(
+            dataset,
+            images,
+            chosen.backbone,
+            chosen.fit,
+            runtime,
+            folder,
+            chosen.folds,
+            seeds,
+            shuffle,
+            stacks,
+            progress,
+        )
+
+    runs = validate(range(seed, seed + chosen.repetitions), False)
+    shuffled = validate(range(seed, seed + 1), True)
+    if chosen.checkpoint:
+        model, card = checkpoints.load(Path(chosen.checkpoint) / NETWORK)
+    else:
+        model, card = chosen.backbone.build(seed).eval(), {}
+    return Done(dataset, areas, runs, model, card, shuffled, externals)
+
+
+def _synthetic(chosen: Settings, seed: int, runtime: Runtime, folder: Path, train: bool, progress: bool) -> Done:
+    """One network on generated masses: trained anew, or the shipped one (tested on the masses it was made for)."""
+    shipped = None if train else Path(str(chosen.checkpoint)) / NETWORK
+    card = checkpoints.read_card(shipped) if shipped else {"seed": seed}
+    dataset = data.load(SYNTHETIC, seed=card["seed"], masses=chosen.masses, size=chosen.size)
+    parts = splits.by_patient(dataset, PARTS, card["seed"])
+    splits.check_disjoint(dataset, **parts)
+    tested = dataset.subset(parts["test"])
+    areas = ultrasound_cam.region_maps(tested, progress, **chosen.regions)
+    if shipped is None:
+        run, shuffled, model = _train_synthetic(chosen, seed, runtime, folder, dataset, parts, progress)
+        card = {"profile": chosen.profile, "seed": seed, "data": dataset.fingerprint, "kept_epoch": run.epoch()}
+        card = checkpoints.save(model, folder / NETWORK, card, half=True)
+        return Done(tested, areas, [run], model, card, [shuffled])
+    if card.get("data") != dataset.fingerprint:
+        raise checkpoints.CheckpointError(f"{shipped}: made for other images than the generator gives; retrain=True")
+    model, card = checkpoints.load(shipped, expect={"architecture": chosen.backbone.name})
+    images = training.stack(tested, chosen.size, progress)
+    live = ultrasound_cam.tested_run(model.to(runtime.device), chosen.backbone, images, runtime, seed)
+    stored = ultrasound_cam.load_run(shipped.with_suffix(".npz"))
+    kept = stored.epoch()
+    logits, maps = stored.logits.copy(), stored.maps.astype(np.float32)
+    logits[kept], maps[kept] = live.logits[0], live.maps[0]
+    run = replace(live, logits=logits, maps=maps, val_loss=stored.val_loss, test_loss=stored.test_loss)
+    shuffled = ultrasound_cam.load_run(shipped.with_name(SHUFFLED))
+    return Done(tested, areas, [run], model, card, [shuffled])
+
+
+def _train_synthetic(
+    chosen: Settings,
+    seed: int,
+    runtime: Runtime,
+    folder: Path,
+    dataset: CaseDataset,
+    parts: Mapping[str, NDArray[np.int64]],
+    progress: bool,
+) -> tuple[Run, Run, models.Classifier]:
+    """Train the network, and for a quarter of the epochs one on shuffled labels; store both runs beside it."""
+    images = training.stack(dataset, chosen.size, progress)
+    own = np.arange(len(parts["test"]))
+    key = sha256(repr((chosen, seed, dataset.fingerprint, runtime.bf16)).encode()).hexdigest()[:12]
+    state = cache_dir() / "ultrasound" / key
+    run, model = ultrasound_cam.train_run(
+        chosen.backbone, images, parts, chosen.fit, runtime, seed, state=state / "training", progress=progress
+    )
+    fit = replace(chosen.fit, epochs=max(1, chosen.fit.epochs // 4))
+    shuffled, _ = ultrasound_cam.train_run(
+        chosen.backbone, images, parts, fit, runtime, seed, 0, True, state=state / "shuffled", progress=progress
+    )
+    small = replace(run, test=own, maps=run.maps.astype(np.float16))
+    last = replace(
+        shuffled,
+        test=own,
+        logits=shuffled.logits[-1:],
+        maps=shuffled.maps[-1:].astype(np.float16),
+        val_loss=shuffled.val_loss[-1:],
+        test_loss=shuffled.test_loss[-1:],
+    )
+    ultrasound_cam.save_run(small, (folder / NETWORK).with_suffix(".npz"))
+    ultrasound_cam.save_run(last, folder / SHUFFLED)
+    return replace(run, test=own), last, model
+
+
+def training_length(done: Done) -> pd.DataFrame:
+    """AUC and hit rates (over correctly classified images) after 0, 1, 2, 4, ... epochs of training."""
+    rows = []
+    longest = max(len(run.logits) for run in done.runs) - 1
+    for epoch in sorted({e for e in LENGTHS if e < longest} | {longest}):
+        frame = pointing_tables.mark_correct(ultrasound_cam.points(done.runs, done.areas, done.dataset, epoch=epoch))
+        hits = pointing_tables.hit_columns(frame[frame["correct"]]).mean()
+        rows.append({"epoch": epoch, "auc": pointing_tables.mean_auc(frame), **hits.to_dict()})
+    return pd.DataFrame(rows)
+
+
+def stopping(done: Done, repeats: int = 20) -> pd.DataFrame:
+    """What stopping on the test set is worth: patients are halved; one half chooses the epoch, both are scored.
+
+    Returns:
+        Columns stopping ("validation", "test"), epoch (mean), auc_same (the half that chose), auc_fresh (the other).
+    """
+    rows = []
+    for run in done.runs:
+        part = done.dataset.subset(run.test)
+        for k in range(repeats):
+            halves = splits.by_patient(part, {"a": 0.5, "b": 0.5}, k)
+            rows += [_stopped(run, part.labels, halves[a], halves[b]) for a, b in ("ab", "ba")]
+    means = pd.DataFrame(rows).mean()
+    return pd.DataFrame(
+        [
+            {"stopping": how, **{c: means[f"{how}_{c}"] for c in ("epoch", "auc_same", "auc_fresh")}}
+            for how in ("validation", "test")
+        ]
+    )
+
+
+def _stopped(run: Run, labels: NDArray[Any], chooser: NDArray[Any], fresh: NDArray[Any]) -> dict[str, float]:
+    """Epoch and AUC when `chooser` picks the epoch, against the validation set's epoch."""
+    loss = np.logaddexp(0, run.logits[:, chooser].astype(float)) - labels[chooser] * run.logits[:, chooser]
+    epochs = {"validation": run.epoch(), "test": replace(run, test_loss=loss.mean(1)).epoch("test")}
+    out: dict[str, float] = {}
+    for how, epoch in epochs.items():
+        out[f"{how}_epoch"] = epoch
+        for name, rows in (("same", chooser), ("fresh", fresh)):
+            out[f"{how}_auc_{name}"] = pointing_tables.statistics.auc(labels[rows], run.logits[epoch, rows])
+    return out
+
+
+def planted_cues(
+    chosen: Settings, base: models.Classifier, seed: int, runtime: Runtime, folder: str | Path, retrain: bool = False
+) -> dict[str, Done]:
+    """The control: for each cue, images in which it alone separates the classes, and a network transferred to them.
+
+    The network is `base` with deep representation scaling (frozen backbone, scales and head train), the paper's own
+    way of transfer. `lab` loads the shipped scales.
+    """
+    out = {}
+    for cue in tqdm(CUES, desc="cues"):
+        strength: Mapping[str, tuple[float, float]] = planted(cue)
+        dataset = data.load(SYNTHETIC, seed=seed + 1, masses=chosen.cue_masses, size=chosen.size, strength=strength)
+        parts = splits.by_patient(dataset, {"train": 0.5, "val": 0.15, "test": 0.35}, seed)
+        tested = dataset.subset(parts["test"])
+        areas = ultrasound_cam.region_maps(tested, False, **chosen.regions)
+        name = f"ultrasound_cue_{cue}.safetensors"
+        if chosen.checkpoint and not retrain:
+            model, card = checkpoints.load(Path(chosen.checkpoint) / name, base=base.cpu())
+            images = training.stack(tested, chosen.size, False)
+            run = ultrasound_cam.tested_run(
+                model.to(runtime.device), chosen.backbone, images, runtime, seed, extras=False
+            )
+        else:
+            images = training.stack(dataset, chosen.size, False)
+            start = replace(chosen.backbone, transfer="drs")
+            run, model = ultrasound_cam.train_run(
+                start, images, parts, chosen.cue_fit, runtime, seed, base=base, progress=False, extras=False
+            )
+            run = replace(run, test=np.arange(len(tested)))
+            card = {"profile": chosen.profile, "seed": seed, "data": dataset.fingerprint, "cue": cue}
+            card = checkpoints.save(model, Path(folder) / name, card, half=False, trainable_only=True)
+        out[cue] = Done(tested, areas, [run], model, card)
+    return out
