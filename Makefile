@@ -2,7 +2,7 @@
 # are not the ones it was made from. PYTHON=/path/to/python chooses another interpreter.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lint nbval lab bench verify clean distclean
+.PHONY: help setup reproduce test lint lab bench verify clean distclean
 
 BIN := .venv/bin
 PYTHONS := $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
@@ -49,7 +49,7 @@ reproduce: setup ## Run every notebook at profile lab, print the claims and wher
 
 test: lint ## Lint, unit tests with coverage, and every notebook through nbval (XAI_DATA_DIR adds the real data)
 	@$(BIN)/python -m pytest --cov=xai_lib --cov-report=term:skip-covered --cov-fail-under=90
-	@$(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks
+	@XAI_OUTPUT_DIR=$(CURDIR)/.cache/nbval $(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks
 
 lint: setup ## ruff check, ruff format --check and mypy
 	@$(BIN)/ruff check .

@@ -12,9 +12,9 @@ LAYERS = [
     {"data"},
     {"models", "checkpoints", "training"},
     {"attribution", "localization"},
-    {"ultrasound_cam", "pointing_tables"},
+    {"ultrasound_cam", "pointing_tables", "ultrasound_experiment", "ultrasound_summary"},
     {"plotting"},
-    {"notebooks", "batch", "report", "cli", "__main__"},
+    {"notebooks", "batch", "verify", "report", "cli", "__main__"},
 ]
 
 

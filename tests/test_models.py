@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torchvision import models as tv
 from torchvision.transforms.functional import normalize
 
-from xai_lib import checkpoints, config, models
+from xai_lib import config, models
 
 BLOCKS = {
     "resnet10": 4,
@@ -328,15 +328,9 @@ def test_pth_with_nan(tmp_path):
         models.build("squeezenet1_1", weights=tmp_path / "net.pth")
 
 
-def test_weights_from_a_checkpoint(tmp_path):
-    path = tmp_path / "net.safetensors"
-    stored = models.build("squeezenet1_1", outputs=2)
-    checkpoints.save(stored, path, {})
-    model = models.build("squeezenet1_1", outputs=2, weights=path)
-    assert all(torch.equal(t, model.state_dict()[n]) for n, t in stored.state_dict().items())
-    for options in ({"name": "resnet10"}, {"outputs": 1}, {"in_channels": 3}, {"padding": "tensorflow"}):
-        with pytest.raises(ValueError, match=r"net\.safetensors: (architecture|outputs|in_channels|padding) is"):
-            models.build(**({"name": "squeezenet1_1", "outputs": 2, "weights": path} | options))
+def test_checkpoint_as_weights_is_refused_with_advice(tmp_path):
+    with pytest.raises(ValueError, match=r"net\.safetensors is a checkpoint; checkpoints\.load"):
+        models.build("squeezenet1_1", weights=tmp_path / "net.safetensors")
 
 
 # real weights

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from xai_lib import records
-from xai_lib.records import Difference, Figure, Record, RecordError, Verdict
+from xai_lib.records import Figure, Record, RecordError, Verdict
 from xai_lib.statistics import Estimate
 
 
@@ -285,6 +285,7 @@ def test_every_field_is_needed_and_typed(tmp_path, name):
         (("figures", "auc", "colour"), "red", r"figures\.auc\.colour: is not a known field"),
         (("verdicts", "3.2", "parts", "mass", "why"), 1, r"verdicts\.3\.2\.parts\.mass\.why: is 1, expected str"),
         (("tables", "table_1", 0), "row", r"tables\.table_1\[0\]: is 'row', expected dict"),
+        (("seed",), True, r"seed: is True, expected int"),
         (("seconds",), "long", r"seconds: is 'long', expected float"),
         (("notebook_sha256",), 5, r"notebook_sha256: is 5, expected str"),
         (("checkpoint",), "ours", r"checkpoint: is 'ours', expected dict"),
@@ -301,23 +302,3 @@ def test_a_file_that_is_no_object(tmp_path):
     (tmp_path / "r.json").write_text("[1]")
     with pytest.raises(RecordError, match=r"r\.json: record: is \[1\], expected an object"):
         records.read(tmp_path / "r.json")
-
-
-# ------------------------------------------------------------------------------------------------ differences
-
-
-def figures(**values: float) -> Record:
-    return example(figures={name: Figure(Estimate(value)) for name, value in values.items()})
-
-
-def test_differences_by_hand():
-    a = figures(auc=0.80, mass=0.30, only_a=1.0, undefined=math.nan)
-    b = figures(auc=0.81, mass=0.40, only_b=2.0, undefined=math.nan)
-    tolerances = {"auc": 0.02, "mass": 0.05, "only_a": 9}
-    assert records.differences(a, b, tolerances) == [
-        Difference("mass", 0.30, 0.40, 0.05),
-        Difference("only_a", 1.0, None, 9),
-        Difference("only_b", None, 2.0, 0.0),
-    ]
-    assert records.differences(a, a, {}) == []
-    assert [d.figure for d in records.differences(figures(auc=math.nan), figures(auc=1.0), {"auc": 5})] == ["auc"]

@@ -234,8 +234,8 @@ def test_closest_to_corner_takes_the_highest_threshold_of_a_tie():
 
 
 def test_closest_to_corner_sees_points_inside_a_straight_piece():
-    point = s.closest_to_corner([0, 1, 0, 1, 0, 1], [3, 3, 2, 2, 1, 1])  # the ROC is the diagonal
-    assert point == s.OperatingPoint(3, pytest.approx(1 / 3), pytest.approx(2 / 3), 0.5)
+    point = s.closest_to_corner([0, 1] * 4, [4, 4, 3, 3, 2, 2, 1, 1])  # the ROC is the diagonal, in four steps
+    assert point == s.OperatingPoint(3, 0.5, 0.5, 0.5)
 
 
 def test_closest_to_corner_of_a_useless_score_calls_all_negative():
@@ -263,7 +263,9 @@ def test_closest_to_corner_against_every_threshold(seed):
 def test_permutation_by_hand():
     assert s.paired_permutation([1, 2, 3], [0, 0, 0]) == 2 / 8  # only +++ and --- reach a sum of 6
     assert s.paired_permutation([1, 2, 3], [0, 0, 6]) == 1.0  # the sum is 0
-    assert s.paired_permutation([0.3, 0.1], [0.1, 0.3]) == 1.0
+    assert (
+        s.paired_permutation([0.1, 0.2, -0.1], [0, 0, 0]) == 6 / 8
+    )  # sums 0.4, 0.2 (4 times), 0; rounding must not count
 
 
 def test_permutation_agrees_with_scipy():

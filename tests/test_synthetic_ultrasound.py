@@ -172,7 +172,8 @@ def test_two_views_share_patient_label_and_pixel_but_not_the_image():
     assert dataset.patient_ids.tolist() == np.repeat(["mass-00000", "mass-00001", "mass-00002"], 2).tolist()
     first, second, other = dataset[0], dataset[1], dataset[2]
     assert (first.patient_id, first.label, first.pixel_mm) == (second.patient_id, second.label, second.pixel_mm)
-    assert not first.image.equal(second.image)
+    speckle = [case.image[0].numpy() - ndimage.uniform_filter(case.image[0].numpy(), 5) for case in (first, second)]
+    assert abs(np.corrcoef(speckle[0][8:].ravel(), speckle[1][8:].ravel())[0, 1]) < 0.15  # drawn anew for each view
     assert first.patient_id != other.patient_id
     assert {*CUES, "diameter_mm"} < set(dataset.table)
 
@@ -238,7 +239,9 @@ def features(case):
 def test_each_planted_cue_is_seen_by_its_own_feature():
     """AUC of four hand-made features (columns) on four planted sets (rows).
 
-    What leaks: shadow and enhancement begin inside the mass, so the posterior cue changes margin and texture features.
+    What leaks: shadow and enhancement begin inside the mass, so the posterior cue moves the margin and texture features
+    (AUC up to 0.7 to 0.8 with 80 images); shape and texture move the margin feature (up to 0.7). With 32 images chance
+    alone adds up to 0.15.
     """
     auc = np.empty((4, 4))
     for i, cue in enumerate(CUES):
@@ -249,8 +252,8 @@ def test_each_planted_cue_is_seen_by_its_own_feature():
     assert (own > 0.85).all(), auc.round(2)
     leak = np.abs(auc - 0.5) + 0.5
     np.fill_diagonal(leak, 0)
-    assert (leak.max(axis=1) < own - 0.15).all(), auc.round(2)
-    assert leak.max() < 0.75, auc.round(2)
+    assert (leak.max(axis=1) < own - 0.15).all(), auc.round(2)  # on its own set the feature is the best one
+    assert (leak.max(axis=0) < own - 0.15).all(), auc.round(2)  # and it is at its best on its own set
 
 
 # bad input

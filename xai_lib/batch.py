@@ -192,8 +192,7 @@ def _start(job: Job, slot: int, single_thread: bool) -> _Running:
 
 def _finish(run: _Running) -> RunResult:
     """Put the result of an ended child process in its place."""
-    if run.process.stdin is not None:
-        run.process.stdin.close()
+    run.process.communicate()  # closes the pipe
     seconds = time.monotonic() - run.started
     stem, folder = run.job.notebook.path.stem, run.job.folder
     executed, record = run.work / f"{stem}.ipynb", run.work / f"{stem}.record.json"
@@ -205,16 +204,13 @@ def _finish(run: _Running) -> RunResult:
         return RunResult(stem, _failed(folder), seconds, failure=failure)
     (run.work / "stderr.txt").unlink()
     _move(run.work, folder)
-    kept = folder / record.name
-    return RunResult(stem, folder, seconds, kept if kept.exists() else None)
+    return RunResult(stem, folder, seconds, folder / record.name if (folder / record.name).exists() else None)
 
 
 def _stop(run: _Running) -> None:
     """End a running job; what it has so far is kept as a failed run."""
-    if run.process.stdin is not None:
-        run.process.stdin.close()
     try:
-        run.process.wait(10)
+        run.process.communicate(timeout=10)  # closes the pipe, and the child ends itself and its kernel
     except subprocess.TimeoutExpired:
         run.process.kill()  # its kernel notices within a second
         run.process.wait()

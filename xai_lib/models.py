@@ -131,8 +131,8 @@ def build(
         name: a key of `ARCHITECTURES` (torchvision's names, and resnet10).
         in_channels: 1 (grey, repeated three times inside) or 3.
         outputs: number of logits; 1 for a sigmoid.
-        weights: None (random), "imagenet" (torchvision's loader), a ``.pth`` file with torchvision's keys, or a
-            ``.safetensors`` checkpoint of this project; then the other arguments must agree with its card.
+        weights: None (random), "imagenet" (torchvision's loader), or a ``.pth`` file with torchvision's keys. A
+            checkpoint of this project knows its architecture itself: `checkpoints.load`.
         padding: "torchvision", or "tensorflow": stride-2 convolutions pad right and bottom only, as TensorFlow does.
             Weights trained there need it: with torchvision's padding their maps are displaced by up to 31 pixels.
         generator: source of the head's random numbers. A random backbone is drawn from torch's global generator.
@@ -151,11 +151,8 @@ def build(
         raise ValueError(f"outputs: {outputs!r} is not an integer of at least 1")
     if padding not in ("torchvision", "tensorflow"):
         raise ValueError(f"padding: {padding!r} is not 'torchvision' or 'tensorflow'")
-    if weights is not None and str(weights).endswith(".safetensors"):
-        from xai_lib import checkpoints
-
-        wanted = {"architecture": name, "in_channels": in_channels, "outputs": outputs, "padding": padding}
-        return checkpoints.load(weights, expect=wanted)[0]
+    if str(weights).endswith(".safetensors"):
+        raise ValueError(f"weights: {weights} is a checkpoint; checkpoints.load builds its network and loads it")
     make, cut, channels = ARCHITECTURES[name]
     net = _torchvision_net(name, make, weights)
     features = cut(net)
@@ -182,7 +179,7 @@ def _torchvision_net(name: str, make: Callable[..., nn.Module], weights: str | P
             ) from error
     path = Path(weights)
     if not path.is_file():
-        raise FileNotFoundError(f"weights: {path} is no file; expected None, 'imagenet', a .pth or .safetensors file")
+        raise FileNotFoundError(f"weights: {path} is no file; expected None, 'imagenet' or a .pth file")
     net = make(weights=None)
     try:
         net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

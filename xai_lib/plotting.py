@@ -36,7 +36,7 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, BLACK = (
     "#F0E442",
     "#000000",
 )
-REGION_COLOURS = {"mass": ORANGE, "ring": SKY, "below": YELLOW}
+REGION_COLOURS = {"mass": ORANGE, "ring": SKY, "below": PURPLE}
 CLASS_NAMES = {0: "benign", 1: "malignant"}
 
 
@@ -72,13 +72,13 @@ def image_grid(
 ) -> Figure:
     """Cases side by side, with mass outlines and class names (Fig. 1)."""
     rows = -(-len(cases) // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(width, rows * width / columns * 1.08), squeeze=False)
+    size = (width, rows * (width / columns + 0.22) + 0.3)
+    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, case in zip(grid.flat, cases, strict=False):
         show_image(axes, case, outline)
     figure.suptitle(title, fontsize=10)
-    figure.tight_layout(pad=0.3)
     return figure
 
 
@@ -157,7 +157,8 @@ def cam_cases(
             face = {"facecolors": "none"} if marker == "o" else {}
             for width, colour in ((3.2, "white"), (1.4, "black")):
                 axes[1, column].scatter(col, row, marker=marker, s=55, linewidths=width, color=colour, **face)
-    figure.colorbar(drawn, ax=axes[1, :], fraction=0.03, label="logit units\nblue benign, red malignant")
+    bar = figure.colorbar(drawn, ax=axes[1, :], fraction=0.03, label="logit units\nblue benign, red malignant")
+    bar.solids.set_alpha(1)
     return figure
 
 

@@ -317,26 +317,3 @@ def read(path: str | Path) -> Record:
     except ValueError as error:
         raise RecordError(f"{path}: is not JSON, perhaps truncated: {error}") from error
     return _parsed(value, str(path))
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A figure that moved by more than its tolerance; `a` or `b` is None where a record lacks it."""
-
-    figure: str
-    a: float | None
-    b: float | None
-    tolerance: float
-
-
-def differences(a: Record, b: Record, tolerances: Mapping[str, float]) -> list[Difference]:
-    """Figures of two records that differ by more than ``tolerances[name]`` (0 where there is none), in name order."""
-    moved = []
-    for name in sorted(a.figures.keys() | b.figures.keys()):
-        first, second = (r.figures[name].estimate.value if name in r.figures else None for r in (a, b))
-        tolerance = tolerances.get(name, 0.0)
-        if first is not None and second is not None:
-            if abs(first - second) <= tolerance or (math.isnan(first) and math.isnan(second)):
-                continue
-        moved.append(Difference(name, first, second, tolerance))
-    return moved

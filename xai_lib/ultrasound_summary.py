@@ -100,7 +100,8 @@ def summarise(done: Done, replicates: int = 1000, seed: int = 0) -> Summary:
     }
     name = next(iter(frames))
     frame = frames[name] = tables.mark_correct(frames[name])
-    frames["untrained head"] = points(done.runs, done.areas, done.dataset, epoch=0)
+    if "linear_head" in done.runs[0].extras:  # there is a pre-trained backbone, so an untrained head means something
+        frames["untrained head"] = points(done.runs, done.areas, done.dataset, epoch=0)
     table2 = {
         which: tables.table2(frames, done.areas, done.grid, which, replicates, seed) for which in ("both", "max", "min")
     }
@@ -162,17 +163,8 @@ def _external(done: Done, replicates: int, seed: int) -> pd.DataFrame:
     """The kept networks on a data set they never saw: Tab. 1 and Tab. 2 rows, thresholds chosen there as in the paper."""
     rows: list[dict[str, object]] = []
     for name, (cases, areas) in done.externals.items():
-        own = np.arange(len(cases))
-        runs = [
-            replace(
-                run,
-                test=own,
-                logits=run.extras[f"logits_{name}"][None],
-                extras={name: run.extras[name]},
-            )
-            for run in done.runs
-        ]
-        frame = tables.mark_correct(points(runs, areas, cases, name, epoch=0))
+        runs = [replace(run, test=np.arange(len(cases))) for run in done.runs]
+        frame = tables.mark_correct(points(runs, areas, cases, name))
         kept = frame[frame["correct"]]
         figures = tables.table1(frame, replicates, seed)
         for group, hits in tables.rates(tables.hit_columns(kept), kept, replicates, seed).items():
