@@ -252,6 +252,16 @@ def test_table_as_text_and_rows():
     ]
 
 
+def test_rows_of_a_record_are_the_table_again(small, areas):
+    table = pt.table2({"CAM": small}, areas, (7, 7), n=20)
+    again = pt.from_rows(pt.as_rows(table))
+    assert list(again.columns) == ["row", "class", *localization.COLUMNS, "kind", "images"]
+    assert pt.as_text(again[table.columns]).equals(pt.as_text(table))
+    assert pt.as_rows(again[table.columns]) == pt.as_rows(table)
+    without = pt.from_rows([{"row": "x", "mass": None, "mass_low": None, "mass_high": None}])
+    assert without["mass"][0] is None  # a figure that was not defined: NaN is null in a record
+
+
 # --------------------------------------------------------------------------------------------- abstention
 
 

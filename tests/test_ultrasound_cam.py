@@ -362,6 +362,23 @@ def test_linear_head_is_a_logistic_regression(images, parts):
     assert cam.identity_gap(head, torch.tensor(logits), torch.tensor(maps)) < 1e-4
 
 
+def test_linear_runs_are_linear_heads(dataset, images):
+    """The shortcut over stored features gives what setting the head and running the network gives."""
+    runs = uc.linear_runs(dataset, images, BACKBONE, CPU, folds=2, seeds=[3, 4])
+    assert [(r.seed, r.fold) for r in runs] == [(3, 0), (3, 1), (4, 0), (4, 1)]
+    assert_array_equal(np.sort(np.concatenate([r.test for r in runs[:2]])), np.arange(len(dataset)))
+    run, parts = runs[1], uc.fold_parts(dataset, 2, seed=3)[1]
+    assert_array_equal(run.test, parts["test"])
+    assert run.gap <= 1e-4 and run.epoch() == run.epoch("test") == 0
+    learnt = images.subset(np.concatenate([parts["train"], parts["val"]]))
+    head = uc.linear_head(replace(BACKBONE, transfer="head").build(0).eval(), learnt, CPU)
+    logits, maps = uc.explain(head, images.subset(run.test), CPU)
+    assert_allclose(run.logits[0], logits, atol=0.05)  # rounding of features that hardly vary in training
+    assert_allclose(run.maps[0].mean((1, 2)), maps.mean((1, 2)), atol=0.05)
+    labels = images.labels[run.test].numpy()
+    assert run.test_loss[0] == pytest.approx(log_loss(labels, 1 / (1 + np.exp(-run.logits[0].astype(float)))), rel=1e-6)
+
+
 def test_controls_of_a_pretrained_backbone(tmp_path, images, parts):
     path = tmp_path / "squeezenet.pth"
     torch.save(models.ARCHITECTURES["squeezenet1_1"][0](weights=None).state_dict(), path)

@@ -48,6 +48,10 @@ class _RunCommand(TyperCommand):
         return super().parse_args(ctx, joined)
 
 
+_JUDGED = ("id", "claim", "paper", "ours", "interval", "baseline", "verdict", "data", "profile")
+_LISTS = ("ours", "interval", "baseline")  # several figures of one claim, one line each
+_OPEN = ("id", "claim", "paper", "verdict")
+
 app = typer.Typer(cls=_Group, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 data_app = typer.Typer(no_args_is_help=True)
 app.add_typer(data_app, name="data", help="Data sets on this machine.")
@@ -196,12 +200,15 @@ def claims(
     found = {path: record_files.read(path) for path in [*committed, *checks.find_records(_results(records))]}
     ledger = rules.ledger(list(found.values()))
     console = _console()
-    columns = [c for c in ledger.columns if c != "why" and (ledger[c] != "").any()]
-    table = Table(*columns)
-    for row in ledger[columns].itertuples(index=False):
-        table.add_row(*[escape(str(cell)) for cell in row])
-    console.print(table)
-    for row in ledger[ledger["why"] != ""].itertuples(index=False):
+    judged = ledger["why"] != ""
+    for part, columns in ((ledger[judged], _JUDGED), (ledger[~judged], _OPEN)):
+        table = Table(*columns)
+        for row in part[list(columns)].itertuples(index=False):
+            cells = zip(columns, map(escape, map(str, row)), strict=True)
+            table.add_row(*[text.replace("; ", "\n") if name in _LISTS else text for name, text in cells])
+        if len(part):
+            console.print(table)
+    for row in ledger[judged].itertuples(index=False):
         console.print(Text(f"{row.id} on {row.data} ({row.profile}): {row.verdict}. {row.why}"), soft_wrap=True)
     counts = ", ".join(f"{number} {verdict}" for verdict, number in ledger["verdict"].value_counts().items())
     console.print(f"{ledger['id'].nunique()} claims, {len(found)} records: {counts}")

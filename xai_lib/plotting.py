@@ -19,6 +19,7 @@ import pandas as pd
 from IPython.display import Code
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
@@ -27,15 +28,7 @@ from xai_lib.data import Case
 from xai_lib.localization import COLUMNS, REGIONS
 from xai_lib.statistics import Estimate
 
-BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, BLACK = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    "#F0E442",
-    "#000000",
-)
+BLUE, ORANGE, GREEN, PURPLE, SKY, BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000"
 REGION_COLOURS = {"mass": ORANGE, "ring": SKY, "below": PURPLE}
 CLASS_NAMES = {0: "benign", 1: "malignant"}
 
@@ -151,14 +144,14 @@ def cam_cases(
     for column, (case, m, marks, title) in enumerate(zip(cases, arrays, points, titles, strict=True)):
         show_image(axes[0, column], case, title=title)
         show_image(axes[1, column], case, title="", bar=False)
-        drawn = axes[1, column].imshow(m, cmap="RdBu_r", norm=norm, alpha=0.5)
+        axes[1, column].imshow(m, cmap="RdBu_r", norm=norm, alpha=0.5)
         for name, marker in (("maximum", "x"), ("minimum", "o")):
             row, col = marks[name]
             face = {"facecolors": "none"} if marker == "o" else {}
             for width, colour in ((3.2, "white"), (1.4, "black")):
                 axes[1, column].scatter(col, row, marker=marker, s=55, linewidths=width, color=colour, **face)
-    bar = figure.colorbar(drawn, ax=axes[1, :], fraction=0.03, label="logit units\nblue benign, red malignant")
-    bar.solids.set_alpha(1)
+    scale = ScalarMappable(norm, "RdBu_r")
+    figure.colorbar(scale, ax=axes[1, :], fraction=0.03, label="logit units\nblue benign, red malignant")
     return figure
 
 

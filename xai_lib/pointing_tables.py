@@ -216,6 +216,21 @@ def as_rows(table: pd.DataFrame) -> list[dict[str, object]]:
     return out
 
 
+def from_rows(rows: Sequence[Mapping[str, object]], first: Sequence[str] = ("row", "network", "class")) -> pd.DataFrame:
+    """The inverse of `as_rows`, for tables read from a record; the columns named in `first` lead."""
+    out = []
+    for row in rows:
+        names = [n for n in row if not n.endswith(("_low", "_high"))]
+        ordered = [n for n in (*first, *COLUMNS) if n in names]
+        full: dict[str, object] = {}
+        for name in (*ordered, *(n for n in names if n not in ordered)):
+            value, low, high = (row.get(key) for key in (name, f"{name}_low", f"{name}_high"))
+            estimate = f"{name}_low" in row and value is not None
+            full[name] = Estimate(value, low, high, "from a record") if estimate else value  # type: ignore[arg-type]
+        out.append(full)
+    return pd.DataFrame(out)
+
+
 def abstention(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Accuracy over the answered cases when the network may refuse to decide (paper, Discussion).
 

@@ -31,6 +31,7 @@ from xai_lib.ultrasound_cam import Backbone, Run
 SYNTHETIC = "synthetic_ultrasound"
 NETWORK = "ultrasound_resnet10.safetensors"  # the shipped network of `lab`
 SHUFFLED = "ultrasound_shuffled.npz"
+TRANSFERS = ("drs", "linear", "none")
 OTHERS = {"busi": "breast", "breast": "busi"}  # a network trained on one is also tested on the other
 PARTS = {"train": 0.55, "val": 0.15, "test": 0.30}
 LENGTHS = (0, 1, 2, 4, 8, 16, 32)  # epochs at which the pointing game is looked at
@@ -49,11 +50,16 @@ LAYERS = {  # the layer for LayerCAM: twice as fine as the last one
 
 @dataclass(frozen=True)
 class Settings:
-    """What a profile means for this study. `masses` and `cue_masses` count synthetic masses (two views each)."""
+    """What a profile means for this study. `masses` and `cue_masses` count synthetic masses (two views each).
+
+    `transfer` says what happens on a real data set: "drs" trains scales and head in folds, "linear" only a linear head
+    in folds, "none" tests the shipped synthetic network as it is.
+    """
 
     profile: str
     dataset: str = SYNTHETIC
     data_root: str | None = None
+    transfer: str = "drs"
     masses: int = 400
     cue_masses: int = 80
     size: int = 224
@@ -111,12 +117,15 @@ def settings(
     base = replace(
         base, dataset=dataset or base.dataset, data_root=data_root or None, folds=folds, repetitions=repetitions
     )
+    if transfer and transfer not in TRANSFERS:
+        raise ValueError(f"transfer: {transfer!r} is unknown, expected one of {', '.join(TRANSFERS)}")
+    base = replace(base, transfer=transfer or base.transfer)
     real_in_lab = chosen.name == "lab" and not base.synthetic
-    if backbone or weights or transfer or padding != "torchvision" or real_in_lab:
+    if backbone or weights or padding != "torchvision" or real_in_lab:
         name = backbone or base.backbone.name
         if name not in LAYERS:
             raise ValueError(f"backbone: {name!r} is unknown, expected one of {', '.join(LAYERS)}")
-        start = Backbone(name, weights or base.backbone.weights, padding, transfer or "drs", LAYERS[name])
+        start = Backbone(name, weights or base.backbone.weights, padding, "drs", LAYERS[name])
         base = replace(base, backbone=start, fit=FitConfig(), checkpoint=None if base.synthetic else base.checkpoint)
     if epochs:
         base = replace(base, fit=replace(base.fit, epochs=epochs))
@@ -195,13 +204,21 @@ def _real(chosen: Settings, seed: int, runtime: Runtime, progress: bool) -> Done
             progress,
         )
 
-    runs = validate(range(seed, seed + chosen.repetitions), False)
-    shuffled = validate(range(seed, seed + 1), True)
     if chosen.checkpoint:
         model, card = checkpoints.load(Path(chosen.checkpoint) / NETWORK)
     else:
         model, card = chosen.backbone.build(seed).eval(), {}
-    return Done(dataset, areas, runs, model, card, shuffled, externals)
+    seeds = range(seed, seed + chosen.repetitions)
+    if chosen.transfer == "none":
+        shipped = Backbone(
+            str(model.spec["architecture"]), transfer="all", layer=LAYERS[str(model.spec["architecture"])]
+        )
+        run = ultrasound_cam.tested_run(model.to(runtime.device), shipped, images, runtime, seed)
+        return Done(dataset, areas, [run], model, card)
+    if chosen.transfer == "linear":
+        runs = ultrasound_cam.linear_runs(dataset, images, chosen.backbone, runtime, chosen.folds, seeds)
+        return Done(dataset, areas, runs, model, card)
+    return Done(dataset, areas, validate(seeds, False), model, card, validate(seeds[:1], True), externals)
 
 
 def _synthetic(chosen: Settings, seed: int, runtime: Runtime, folder: Path, train: bool, progress: bool) -> Done:

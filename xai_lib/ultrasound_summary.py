@@ -7,6 +7,7 @@ Usage::
     records.make(..., figures=result.figures(), verdicts=result.verdicts, tables=result.tables())
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +15,7 @@ import pandas as pd
 
 from xai_lib import pointing_tables as tables
 from xai_lib.localization import COLUMNS
-from xai_lib.records import Figure, Verdict
+from xai_lib.records import Figure, Record, Verdict
 from xai_lib.statistics import Estimate
 from xai_lib.ultrasound_cam import first_points, points
 from xai_lib.ultrasound_experiment import Done, stopping, training_length
@@ -160,7 +161,7 @@ def _shuffled(done: Done, frame: pd.DataFrame, replicates: int, seed: int) -> pd
 
 
 def _external(done: Done, replicates: int, seed: int) -> pd.DataFrame:
-    """The kept networks on a data set they never saw: Tab. 1 and Tab. 2 rows, thresholds chosen there as in the paper."""
+    """The kept networks on a data set they never saw: rows of Tab. 1 and 2, thresholds chosen there as in the paper."""
     rows: list[dict[str, object]] = []
     for name, (cases, areas) in done.externals.items():
         runs = [replace(run, test=np.arange(len(cases))) for run in done.runs]
@@ -171,4 +172,25 @@ def _external(done: Done, replicates: int, seed: int) -> pd.DataFrame:
             rows.append({"data": name, "class": group, **figures, **hits})
         chance = tables.rates(tables.chance_columns(kept, areas, "uniform"), kept, replicates, seed)
         rows += [{"data": f"{name}: two random points", "class": group, **hits} for group, hits in chance.items()]
+    return pd.DataFrame(rows)
+
+
+def overview(found: Mapping[str, Record]) -> pd.DataFrame:
+    """One row per record: data, network, AUC and hit rates in per cent with 95 % intervals, chance in brackets."""
+    rows = []
+    for record in found.values():
+        settings = record.parameters
+        row = {
+            "data": record.data["name"],
+            "network": f"{settings['backbone']}, {settings['padding']} padding",
+            "transfer": settings["transfer"],
+            "AUC": str(record.figures["auc"].estimate),
+        }
+        for region in COLUMNS:
+            figure = record.figures[f"hits_{region}"]
+            hit, chance = figure.estimate, figure.baselines["two random points"].value
+            row[region] = (
+                f"{100 * hit.value:.0f} [{100 * (hit.low or 0):.0f}, {100 * (hit.high or 0):.0f}] ({100 * chance:.0f})"
+            )
+        rows.append(row)
     return pd.DataFrame(rows)
