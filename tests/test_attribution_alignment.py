@@ -70,6 +70,18 @@ def test_centroid_weighs_by_the_squared_gradient():
     assert found.cols == pytest.approx((1 * 0 + 4 * 2) / 5) and found.rows == pytest.approx(0)
 
 
+def test_energy_by_hand():
+    """Even grid: each of the four central cells reads one pixel, with weight 3 over a deviation of 0.5."""
+    net = network(nn.Conv2d(3, 1, 1, stride=2, bias=False))
+    with torch.no_grad():
+        net.features[0].weight.copy_(torch.tensor([3.0, 0, 0]).view(1, 3, 1, 1))
+        net.normalize.std.fill_(0.5)
+    energy = alignment.cell_energy(net, torch.rand(2, 1, 8, 8))
+    expected = torch.zeros(2, 8, 8, dtype=torch.float64)
+    expected[:, 2:5:2, 2:5:2] = 36  # cells 1 and 2 of 4, at pixels 2 and 4
+    torch.testing.assert_close(energy, expected)
+
+
 def test_spread_between_images():
     """A ReLU lets an image switch taps off: the spread is the standard deviation over images."""
     net = network(nn.Conv2d(3, 2, (1, 3), padding=(0, 1), bias=False), nn.ReLU(), in_channels=3)

@@ -49,15 +49,20 @@ def save(figure: Figure, folder: str | Path, name: str) -> Path:
 def show_image(axes: Axes, case: Case, outline: bool = True, title: str | None = None, bar: bool = True) -> None:
     """Draw one case in grey, the outline of its mass, and a 10 mm scale bar where the pixel size is known."""
     height, width = case.image.shape[1:]
-    axes.imshow(case.image[0], cmap="gray", vmin=0, vmax=1)
+    axes.imshow(case.image[0].numpy(), cmap="gray", vmin=0, vmax=1)
     if outline and case.mask is not None:
-        axes.contour(case.mask, levels=[0.5], colors=[GREEN], linewidths=1.2)
+        axes.contour(case.mask.numpy(), levels=[0.5], colors=[GREEN], linewidths=1.2)
     if bar and case.pixel_mm:
         length = 10 / case.pixel_mm
         axes.plot([0.05 * width, 0.05 * width + length], [0.95 * height] * 2, color="white", lw=2.5)
         axes.text(0.05 * width, 0.92 * height, "10 mm", color="white", fontsize=7, va="bottom")
-    axes.set_title(title if title is not None else CLASS_NAMES.get(case.label or 0, ""), fontsize=8)
+    axes.set_title(title if title is not None else _class_name(case), fontsize=8)
     axes.set_axis_off()
+
+
+def _class_name(case: Case) -> str:
+    """Name of the case's class, "" where the label is unknown."""
+    return "" if case.label is None else CLASS_NAMES.get(case.label, "")
 
 
 def image_grid(
@@ -110,7 +115,8 @@ def cam_scheme(
 def regions_figure(case: Case, areas: NDArray[np.uint8]) -> Figure:
     """An image and its three regions (Fig. 3)."""
     figure, axes = plt.subplots(1, 4, figsize=(9, 2.6))
-    show_image(axes[0], case, title=f"A. image ({CLASS_NAMES.get(case.label or 0)})")
+    name = _class_name(case)
+    show_image(axes[0], case, title=f"A. image ({name})" if name else "A. image")
     titles = ("B. breast mass", "C. peritumoral ring", "D. below the mass")
     for ax, title, (name, bit) in zip(axes[1:], titles, REGIONS.items(), strict=True):
         show_image(ax, case, outline=False, title=title, bar=False)
@@ -139,7 +145,7 @@ def cam_cases(
     columns = len(cases)
     figure, axes = plt.subplots(2, columns, figsize=(1.85 * columns + 0.7, 4.2), squeeze=False, layout="constrained")
     arrays = [np.asarray(m, float) for m in maps]
-    limit = limit or max(float(np.abs(m).max()) for m in arrays)
+    limit = limit or max(1e-9, *(float(np.abs(m).max()) for m in arrays))
     norm = TwoSlopeNorm(0, -limit, limit)
     for column, (case, m, marks, title) in enumerate(zip(cases, arrays, points, titles, strict=True)):
         show_image(axes[0, column], case, title=title)
@@ -280,7 +286,8 @@ def estimates(values: Mapping[str, Mapping[str, Estimate]], paper: Mapping[str, 
             ax.plot(e.value, -y, "o", color=BLUE, ms=5)
         if paper and name in paper:
             p = paper[name]
-            ax.axvspan(p.low or p.value, p.high or p.value, color=ORANGE, alpha=0.25)
+            if p.low is not None and p.high is not None:
+                ax.axvspan(p.low, p.high, color=ORANGE, alpha=0.25)
             ax.axvline(p.value, color=ORANGE, ls="--", lw=1.2)
         ax.set_title(name, fontsize=9)
         ax.grid(axis="x", color="0.9")

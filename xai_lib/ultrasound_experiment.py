@@ -10,8 +10,11 @@ On synthetic images one network is trained (or loaded: `lab` ships a checkpoint)
 On a real data set there is no fixed test part, so folds and repetitions take its place.
 """
 
+import logging
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -33,7 +36,7 @@ NETWORK = "ultrasound_resnet10.safetensors"  # the shipped network of `lab`
 SHUFFLED = "ultrasound_shuffled.npz"
 TRANSFERS = ("drs", "linear", "none")
 OTHERS = {"busi": "breast", "breast": "busi"}  # a network trained on one is also tested on the other
-PARTS = {"train": 0.55, "val": 0.15, "test": 0.30}
+CUE_PARTS = {"train": 0.50, "val": 0.15, "test": 0.35}
 LENGTHS = (0, 1, 2, 4, 8, 16, 32)  # epochs at which the pointing game is looked at
 RING_FRACTION = 0.567  # median of 5 mm / equivalent diameter over the masses of BrEaST; for data without a pixel size
 LAYERS = {  # the layer for LayerCAM: twice as fine as the last one
@@ -50,7 +53,8 @@ LAYERS = {  # the layer for LayerCAM: twice as fine as the last one
 
 @dataclass(frozen=True)
 class Settings:
-    """What a profile means for this study. `masses` and `cue_masses` count synthetic masses (two views each).
+    """What a profile means for this study. `masses` and `cue_masses` count synthetic masses (two views each);
+    `parts` are the shares of train, val and test.
 
     `transfer` says what happens on a real data set: "drs" trains scales and head in folds, "linear" only a linear head
     in folds, "none" tests the shipped synthetic network as it is.
@@ -60,20 +64,21 @@ class Settings:
     dataset: str = SYNTHETIC
     data_root: str | None = None
     transfer: str = "drs"
-    masses: int = 400
+    masses: int = 1200
     cue_masses: int = 80
+    parts: tuple[float, float, float] = (0.80, 0.10, 0.10)
     size: int = 224
     backbone: Backbone = field(default_factory=lambda: Backbone("resnet10", transfer="all", layer=LAYERS["resnet10"]))
     fit: FitConfig = field(
         default_factory=lambda: FitConfig(
-            epochs=40, batch_size=16, optimizer="adamw", weight_decay=0.01, schedule="onecycle", patience=None
+            epochs=12, batch_size=16, optimizer="adamw", weight_decay=0.01, schedule="onecycle", patience=None
         )
     )
     cue_fit: FitConfig = field(default_factory=lambda: FitConfig(epochs=12, batch_size=12, learning_rate=3e-3))
     folds: int = 5
     repetitions: int = 5
     replicates: int = 1000
-    checkpoint: str | None = None
+    checkpoint: str | None = field(default_factory=lambda: str(repository_dir() / "data" / "checkpoints"))
 
     @property
     def synthetic(self) -> bool:
@@ -100,36 +105,40 @@ def settings(
 ) -> Settings:
     """Settings of a profile; an empty text or 0 leaves the profile's choice.
 
+    On synthetic images any other network or number of epochs means training anew (all weights, or DRS where `weights`
+    are given). On real images the default start is ImageNet: ResNet-50 at `paper`, else SqueezeNet.
+
     Raises:
-        ValueError: an unknown profile, data set, network or option.
+        ValueError: an unknown profile, data set, network or option, or `transfer` with synthetic images.
     """
     chosen = profile(profile_name)
-    base = Settings(chosen.name, checkpoint=str(repository_dir() / "data" / "checkpoints"))
+    for name, value, known in (
+        ("dataset", dataset, data.available()),
+        ("backbone", backbone, LAYERS),
+        ("transfer", transfer, TRANSFERS),
+    ):
+        if value and value not in known:
+            raise ValueError(f"{name}: {value!r} is unknown, expected one of {', '.join(known)}")
+    dataset = dataset or ("busi" if chosen.name == "paper" else SYNTHETIC)
+    base = Settings(chosen.name, dataset, data_root or None, folds=folds, repetitions=repetitions)
     if chosen.name == "smoke":
-        fit = replace(base.fit, epochs=2)
-        base = replace(base, masses=24, cue_masses=12, size=96, fit=fit, cue_fit=replace(base.cue_fit, epochs=1))
-        base = replace(base, replicates=50, checkpoint=None)
-    if chosen.name == "paper":
-        start = Backbone("resnet50", "imagenet", "torchvision", "drs", LAYERS["resnet50"])
-        base = replace(base, dataset="busi", backbone=start, fit=FitConfig(), checkpoint=None)
-    if dataset and dataset not in data.available():
-        raise ValueError(f"dataset: {dataset!r} is unknown, expected one of {', '.join(data.available())}")
-    base = replace(
-        base, dataset=dataset or base.dataset, data_root=data_root or None, folds=folds, repetitions=repetitions
-    )
-    if transfer and transfer not in TRANSFERS:
-        raise ValueError(f"transfer: {transfer!r} is unknown, expected one of {', '.join(TRANSFERS)}")
-    base = replace(base, transfer=transfer or base.transfer)
-    real_in_lab = chosen.name == "lab" and not base.synthetic
-    if backbone or weights or padding != "torchvision" or real_in_lab:
-        name = backbone or base.backbone.name
-        if name not in LAYERS:
-            raise ValueError(f"backbone: {name!r} is unknown, expected one of {', '.join(LAYERS)}")
-        start = Backbone(name, weights or base.backbone.weights, padding, "drs", LAYERS[name])
-        base = replace(base, backbone=start, fit=FitConfig(), checkpoint=None if base.synthetic else base.checkpoint)
-    if epochs:
-        base = replace(base, fit=replace(base.fit, epochs=epochs))
-    return base
+        fit, cue_fit = replace(base.fit, epochs=2), replace(base.cue_fit, epochs=1)
+        base = replace(base, masses=24, cue_masses=12, parts=(0.5, 0.2, 0.3), size=96, fit=fit, cue_fit=cue_fit)
+        base = replace(base, replicates=50)
+    if base.synthetic:
+        if transfer:
+            raise ValueError(f"transfer: {transfer!r} is for real data sets, not for {dataset}")
+        if backbone or weights or padding != "torchvision":
+            name = backbone or base.backbone.name
+            start = Backbone(name, weights or None, padding, "drs" if weights else "all", LAYERS[name])
+            base = replace(base, backbone=start)
+        anew = chosen.name != "lab" or bool(epochs) or base.backbone != Settings("lab").backbone
+        base = replace(base, checkpoint=None if anew else base.checkpoint)
+    else:
+        name = backbone or ("resnet50" if chosen.name == "paper" else "squeezenet1_1")
+        start = Backbone(name, weights or "imagenet", padding, "drs", LAYERS[name])
+        base = replace(base, backbone=start, fit=FitConfig(), transfer=transfer or "drs")
+    return replace(base, fit=replace(base.fit, epochs=epochs)) if epochs else base
 
 
 @dataclass(frozen=True)
@@ -175,50 +184,49 @@ def carry_out(
 
 
 def _real(chosen: Settings, seed: int, runtime: Runtime, progress: bool) -> Done:
-    """Folds and repetitions on a real data set, shuffled labels on the first repetition, and the other real set."""
+    """A real data set: the shipped network as it is, a linear head in folds, or DRS in folds with its controls."""
     dataset = data.load(chosen.dataset, chosen.data_root)
     images = training.stack(dataset, chosen.size, progress)
     areas = ultrasound_cam.region_maps(dataset, progress, **chosen.regions)
-    externals = {}
-    if (other := OTHERS.get(chosen.dataset)) and chosen.data_root is None:
-        cases = data.load(other)
-        externals[other] = (
-            cases,
-            ultrasound_cam.region_maps(cases, progress, **replace(chosen, dataset=other).regions),
-        )
-    folder = cache_dir() / "ultrasound"
-    stacks = {name: training.stack(cases, chosen.size, progress) for name, (cases, _) in externals.items()}
-
-    def validate(seeds: range, shuffle: bool) -> list[Run]:
-        return ultrasound_cam.cross_validate(
-            dataset,
-            images,
-            chosen.backbone,
-            chosen.fit,
-            runtime,
-            folder,
-            chosen.folds,
-            seeds,
-            shuffle,
-            stacks,
-            progress,
-        )
-
-    if chosen.checkpoint:
-        model, card = checkpoints.load(Path(chosen.checkpoint) / NETWORK)
-    else:
-        model, card = chosen.backbone.build(seed).eval(), {}
+    model, card = checkpoints.load(Path(str(chosen.checkpoint)) / NETWORK)
     seeds = range(seed, seed + chosen.repetitions)
     if chosen.transfer == "none":
-        shipped = Backbone(
-            str(model.spec["architecture"]), transfer="all", layer=LAYERS[str(model.spec["architecture"])]
-        )
+        name = str(model.spec["architecture"])
+        shipped = Backbone(name, transfer="all", layer=LAYERS[name])
         run = ultrasound_cam.tested_run(model.to(runtime.device), shipped, images, runtime, seed)
         return Done(dataset, areas, [run], model, card)
     if chosen.transfer == "linear":
         runs = ultrasound_cam.linear_runs(dataset, images, chosen.backbone, runtime, chosen.folds, seeds)
         return Done(dataset, areas, runs, model, card)
-    return Done(dataset, areas, validate(seeds, False), model, card, validate(seeds[:1], True), externals)
+    externals = _externals(chosen, progress)
+    stacks = {name: training.stack(cases, chosen.size, progress) for name, (cases, _) in externals.items()}
+    validate = partial(
+        ultrasound_cam.cross_validate,
+        dataset,
+        images,
+        chosen.backbone,
+        chosen.fit,
+        runtime,
+        cache_dir() / "ultrasound",
+        chosen.folds,
+        externals=stacks,
+        progress=progress,
+    )
+    runs, shuffled = validate(seeds=seeds), validate(seeds=seeds[:1], shuffle_labels=True)
+    return Done(dataset, areas, runs, model, card, shuffled, externals)
+
+
+def _externals(chosen: Settings, progress: bool) -> dict[str, tuple[CaseDataset, list[NDArray[np.uint8]]]]:
+    """The other real data set, where both lie under XAI_DATA_DIR."""
+    other = OTHERS.get(chosen.dataset)
+    if other is None or chosen.data_root is not None:
+        return {}
+    try:
+        cases = data.load(other)
+    except data.DataError as error:
+        logging.getLogger(__name__).warning("not tested on %s: %s", other, error)
+        return {}
+    return {other: (cases, ultrasound_cam.region_maps(cases, progress, **replace(chosen, dataset=other).regions))}
 
 
 def _synthetic(chosen: Settings, seed: int, runtime: Runtime, folder: Path, train: bool, progress: bool) -> Done:
@@ -226,17 +234,19 @@ def _synthetic(chosen: Settings, seed: int, runtime: Runtime, folder: Path, trai
     shipped = None if train else Path(str(chosen.checkpoint)) / NETWORK
     card = checkpoints.read_card(shipped) if shipped else {"seed": seed}
     dataset = data.load(SYNTHETIC, seed=card["seed"], masses=chosen.masses, size=chosen.size)
-    parts = splits.by_patient(dataset, PARTS, card["seed"])
+    parts = splits.by_patient(dataset, dict(zip(("train", "val", "test"), chosen.parts, strict=True)), card["seed"])
     splits.check_disjoint(dataset, **parts)
     tested = dataset.subset(parts["test"])
     areas = ultrasound_cam.region_maps(tested, progress, **chosen.regions)
     if shipped is None:
         run, shuffled, model = _train_synthetic(chosen, seed, runtime, folder, dataset, parts, progress)
         card = {"profile": chosen.profile, "seed": seed, "data": dataset.fingerprint, "kept_epoch": run.epoch()}
-        card = checkpoints.save(model, folder / NETWORK, card, half=True)
-        return Done(tested, areas, [run], model, card, [shuffled])
-    if card.get("data") != dataset.fingerprint:
-        raise checkpoints.CheckpointError(f"{shipped}: made for other images than the generator gives; retrain=True")
+        card["parts"] = list(chosen.parts)
+        checkpoints.save(model, folder / NETWORK, card, half=True)
+        model, card = checkpoints.load(folder / NETWORK)  # float16 as shipped: the cues' scales are tied to it
+        return Done(tested, areas, [run], model.to(runtime.device), card, [shuffled])
+    if card.get("data") != dataset.fingerprint or card.get("parts") != list(chosen.parts):
+        raise checkpoints.CheckpointError(f"{shipped}: made for other images, or another split; retrain=True")
     model, card = checkpoints.load(shipped, expect={"architecture": chosen.backbone.name})
     images = training.stack(tested, chosen.size, progress)
     live = ultrasound_cam.tested_run(model.to(runtime.device), chosen.backbone, images, runtime, seed)
@@ -340,12 +350,12 @@ def planted_cues(
     for cue in tqdm(CUES, desc="cues"):
         strength: Mapping[str, tuple[float, float]] = planted(cue)
         dataset = data.load(SYNTHETIC, seed=seed + 1, masses=chosen.cue_masses, size=chosen.size, strength=strength)
-        parts = splits.by_patient(dataset, {"train": 0.5, "val": 0.15, "test": 0.35}, seed)
+        parts = splits.by_patient(dataset, CUE_PARTS, seed)
         tested = dataset.subset(parts["test"])
         areas = ultrasound_cam.region_maps(tested, False, **chosen.regions)
         name = f"ultrasound_cue_{cue}.safetensors"
         if chosen.checkpoint and not retrain:
-            model, card = checkpoints.load(Path(chosen.checkpoint) / name, base=base.cpu())
+            model, card = checkpoints.load(Path(chosen.checkpoint) / name, base=deepcopy(base).cpu())
             images = training.stack(tested, chosen.size, False)
             run = ultrasound_cam.tested_run(
                 model.to(runtime.device), chosen.backbone, images, runtime, seed, extras=False

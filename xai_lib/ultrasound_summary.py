@@ -189,8 +189,9 @@ def overview(found: Mapping[str, Record]) -> pd.DataFrame:
         for region in COLUMNS:
             figure = record.figures[f"hits_{region}"]
             hit, chance = figure.estimate, figure.baselines["two random points"].value
-            row[region] = (
-                f"{100 * hit.value:.0f} [{100 * (hit.low or 0):.0f}, {100 * (hit.high or 0):.0f}] ({100 * chance:.0f})"
-            )
+            interval = ""
+            if hit.low is not None and hit.high is not None:
+                interval = f" [{100 * hit.low:.0f}, {100 * hit.high:.0f}]"
+            row[region] = f"{100 * hit.value:.0f}{interval} ({100 * chance:.0f})"
         rows.append(row)
     return pd.DataFrame(rows)
