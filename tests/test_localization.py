@@ -176,12 +176,11 @@ def test_offset_moves_and_the_image_clips():
     assert loc.extremes(cam, (8, 8), offset=(-15.5, 15.5)).maximum == (0, 7)
 
 
-def test_first_pixel_needs_a_resized_map():
+def test_the_first_of_equal_values_counts():
     cam = np.zeros((4, 4))
     cam[1, 1:3] = 1
-    assert loc.extremes(cam, (4, 4), place="first").maximum == (1, 1)
-    with pytest.raises(ValueError, match="expected shape \\(8, 8\\), got \\(4, 4\\)"):
-        loc.extremes(cam, (8, 8), place="first")
+    assert loc.extremes(cam, (4, 4)).maximum == (1, 1)
+    assert loc.extremes(cam, (4, 4)).ties == (2, 14)
 
 
 def test_maps_that_cannot_be_used():
@@ -189,8 +188,6 @@ def test_maps_that_cannot_be_used():
         loc.extremes(np.array([[0, np.nan]]), (4, 4))
     with pytest.raises(ValueError, match="shape \\(4,\\)"):
         loc.extremes(np.zeros(4), (4, 4))
-    with pytest.raises(ValueError, match="'middle' is not 'cell' or 'first'"):
-        loc.extremes(np.zeros((2, 2)), (4, 4), place="middle")
 
 
 # ------------------------------------------------------------------------------------------ pointing game

@@ -92,32 +92,24 @@ class Extremes:
     ties: tuple[int, int]
 
 
-def extremes(
-    cam: ArrayLike, shape: tuple[int, int], offset: tuple[float, float] = (0.0, 0.0), place: str = "cell"
-) -> Extremes:
+def extremes(cam: ArrayLike, shape: tuple[int, int], offset: tuple[float, float] = (0.0, 0.0)) -> Extremes:
     """Find maximum and minimum of a map (h, w) and place them on an image of `shape` (H, W).
 
     Args:
-        cam: the map on its own grid (for `place="first"`, already resized to `shape`).
+        cam: the map, best on its own grid, so that the point is the centre of the extreme cell. Of equal values the
+            first in row-major order counts; a resized map has flat borders, where that drifts to the edge.
         shape: of the image.
         offset: (rows, cols) added to the points, in image pixels; see `alignment.cell_offset`.
-        place: "cell" takes the centre of the extreme cell of a map on its own grid; "first" the extreme pixel of a
-            map that has been resized. Of equal values the first in row-major order counts: a resized map has flat
-            borders, where that drifts to the image's edge.
 
     Returns:
         Points clipped to the image.
 
     Raises:
-        ValueError: a map that is not finite or not (h, w), an unknown `place`, or "first" with a map of another shape.
+        ValueError: a map that is not finite or not (h, w).
     """
     values = np.asarray(cam, float)
     if values.ndim != 2 or not np.isfinite(values).all():
         raise ValueError(f"cam: expected finite values of shape (h, w), got shape {values.shape}")
-    if place not in ("cell", "first"):
-        raise ValueError(f"place: {place!r} is not 'cell' or 'first'")
-    if place == "first" and values.shape != tuple(shape):
-        raise ValueError(f"cam: place='first' reads a resized map, expected shape {tuple(shape)}, got {values.shape}")
     points, ties = [], []
     for best in (values.max(), values.min()):
         places = np.argwhere(values == best)

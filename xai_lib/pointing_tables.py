@@ -231,7 +231,7 @@ def from_rows(rows: Sequence[Mapping[str, object]], first: Sequence[str] = ("row
     return pd.DataFrame(out)
 
 
-def abstention(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def abstention(frame: pd.DataFrame) -> pd.DataFrame:
     """Accuracy over the answered cases when the network may refuse to decide (paper, Discussion).
 
     Rules: answer only if an extreme of the map lies in a region (any; mass or ring; mass), and at the same coverages

@@ -331,7 +331,7 @@ def _resume(
     try:
         with safe_open(path, "pt") as file:
             meta = json.loads(file.metadata()["training"])
-            tensors = {n: file.get_tensor(n) for n in file.keys()}
+            tensors = {n: file.get_tensor(n).clone() for n in file.keys()}  # a copy: the file is replaced later
     except (SafetensorError, KeyError, TypeError) as error:
         raise ValueError(f"state: {path} is damaged or not a training's state ({error}); delete it") from error
     if meta["config"] != asdict(config) or meta["seed"] != seed:

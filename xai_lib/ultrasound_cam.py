@@ -142,7 +142,7 @@ def relative_points(maps: NDArray[Any] | Tensor) -> NDArray[np.float64]:
 def first_points(maps: NDArray[Any] | Tensor, size: int = 224) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Naive reading: first extreme pixel of each map resized to `size`, (N, 2, 2), and whether it was tied, (N, 2)."""
     resized = cam.resize_map(torch.as_tensor(np.asarray(maps)), (size, size)).numpy()
-    found = [localization.extremes(m, (size, size), place="first") for m in resized]
+    found = [localization.extremes(m, (size, size)) for m in resized]
     where = np.array([[f.maximum, f.minimum] for f in found])
     return (where + 0.5) / size, np.array([f.ties for f in found]) > 1
 

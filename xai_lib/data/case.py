@@ -141,7 +141,9 @@ class CaseDataset(Dataset[Case]):
         """Sha256 (hex) over all rows, the bytes of all files and the parameters; the order of the cases is no part."""
         if self._fingerprint is None:
             files = self.table["files"] if "files" in self.table else [()] * len(self)
-            facts = self.table.drop(columns=["files"], errors="ignore").astype(object).to_dict("records")
+            # a generated set is fixed by its parameters; drawn floats may differ in the last digit between machines
+            table = self.table.drop(columns="files") if "files" in self.table else self.table[list(COLUMNS)]
+            facts = table.astype(object).to_dict("records")
             rows = {
                 fact["source"]: [fact, [self._digest(Path(path)) for path in paths]]
                 for fact, paths in zip(facts, files, strict=True)
