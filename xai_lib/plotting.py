@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from IPython.display import Code
+from IPython.display import Markdown
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -33,17 +33,16 @@ REGION_COLOURS = {"mass": ORANGE, "ring": SKY, "below": PURPLE}
 CLASS_NAMES = {0: "benign", 1: "malignant"}
 
 
-def show_source(function: Callable[..., Any]) -> Code:
+def show_source(function: Callable[..., Any]) -> Markdown:
     """Source of a function or class, to be shown in a notebook beside the text that explains it."""
-    return Code(inspect.getsource(function), language="python")
+    return Markdown(f"```python\n{inspect.getsource(function)}```")
 
 
-def save(figure: Figure, folder: str | Path, name: str) -> Path:
-    """Write `figure` as ``<folder>/<name>.png`` at 150 dots per inch, and return the path."""
+def save(figure: Figure, folder: str | Path, name: str) -> None:
+    """Write `figure` as ``<folder>/<name>.png`` at 150 dots per inch; the folder is made where it is missing."""
     path = Path(folder) / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, bbox_inches="tight")
-    return path
 
 
 def show_image(axes: Axes, case: Case, outline: bool = True, title: str | None = None, bar: bool = True) -> None:
@@ -66,7 +65,7 @@ def _class_name(case: Case) -> str:
 
 
 def image_grid(
-    cases: Sequence[Case], columns: int = 6, outline: bool = True, title: str = "", width: float = 9.0
+    cases: Sequence[Case], columns: int = 6, outline: bool = True, title: str = "", width: float = 7.2
 ) -> Figure:
     """Cases side by side, with mass outlines and class names (Fig. 1)."""
     rows = -(-len(cases) // columns)
@@ -94,7 +93,7 @@ def cam_scheme(
         logit: of the network.
     """
     n = len(contributions)
-    figure, axes = plt.subplots(1, n + 2, figsize=(1.75 * (n + 2), 2.5))
+    figure, axes = plt.subplots(1, n + 2, figsize=(1.45 * (n + 2), 2.2))
     show_image(axes[0], case, title="image")
     limit = max(float(np.abs(contributions).max()), 1e-9)
     for ax, part, name in zip(axes[1:-1], contributions, names, strict=True):
@@ -114,7 +113,7 @@ def cam_scheme(
 
 def regions_figure(case: Case, areas: NDArray[np.uint8]) -> Figure:
     """An image and its three regions (Fig. 3)."""
-    figure, axes = plt.subplots(1, 4, figsize=(9, 2.6))
+    figure, axes = plt.subplots(1, 4, figsize=(7.2, 2.1))
     name = _class_name(case)
     show_image(axes[0], case, title=f"A. image ({name})" if name else "A. image")
     titles = ("B. breast mass", "C. peritumoral ring", "D. below the mass")
@@ -143,7 +142,7 @@ def cam_cases(
         limit: of the colour scale; None takes the largest value shown.
     """
     columns = len(cases)
-    figure, axes = plt.subplots(2, columns, figsize=(1.85 * columns + 0.7, 4.2), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(2, columns, figsize=(1.55 * columns + 0.7, 3.5), squeeze=False, layout="constrained")
     arrays = [np.asarray(m, float) for m in maps]
     limit = limit or max(1e-9, *(float(np.abs(m).max()) for m in arrays))
     norm = TwoSlopeNorm(0, -limit, limit)
@@ -163,7 +162,7 @@ def cam_cases(
 
 def roc(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], point: tuple[float, float] | None = None) -> Figure:
     """ROC curves, ``{name: (false positive rate, true positive rate)}``, and the point closest to the corner."""
-    figure, ax = plt.subplots(figsize=(4.2, 4))
+    figure, ax = plt.subplots(figsize=(3.6, 3.4))
     for (name, (fpr, tpr)), colour in zip(curves.items(), (BLUE, ORANGE, GREEN, PURPLE), strict=False):
         ax.plot(fpr, tpr, color=colour, label=name, lw=1.8)
     if point:
@@ -188,7 +187,7 @@ def pointing(
     """
     rows = table[table["class"] == group].reset_index(drop=True)
     place = -np.arange(len(rows))
-    figure, axes = plt.subplots(1, 4, figsize=(9.5, 0.28 * len(rows) + 1.4), sharey=True)
+    figure, axes = plt.subplots(1, 4, figsize=(7.6, 0.23 * len(rows) + 1.3), sharey=True)
     for ax, region in zip(axes, COLUMNS, strict=True):
         for y, kind, estimate in zip(place, rows["kind"], rows[region], strict=True):
             colour = BLUE if kind == "map" else "grey"
@@ -209,7 +208,7 @@ def pointing(
 
 def training_length(table: pd.DataFrame, chance: Mapping[str, float]) -> Figure:
     """AUC and hit rates against epochs of training (columns epoch, auc, mass, ring, below, any)."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 2.7))
     left.plot(table["epoch"], table["auc"], "o-", color=BLACK)
     left.axhline(0.5, color="grey", ls=":", lw=0.8)
     left.set(xlabel="epochs", ylabel="AUC", ylim=(0.3, 1))
@@ -226,7 +225,7 @@ def training_length(table: pd.DataFrame, chance: Mapping[str, float]) -> Figure:
 
 def coverage(curve: tuple[ArrayLike, ArrayLike], rules: pd.DataFrame) -> Figure:
     """Accuracy against coverage: refusing the least confident first, and the rules that use the map."""
-    figure, ax = plt.subplots(figsize=(5.2, 3.3))
+    figure, ax = plt.subplots(figsize=(4.8, 3.0))
     ax.plot(*curve, color=BLUE, lw=1.6, label="refuse the least confident")
     ax.axhline(float(rules["random"].iloc[0]), color="grey", ls=":", label="refuse at random")
     for (_, row), marker in zip(rules.iloc[1:].iterrows(), ("o", "s", "^"), strict=False):
@@ -239,7 +238,7 @@ def coverage(curve: tuple[ArrayLike, ArrayLike], rules: pd.DataFrame) -> Figure:
 
 def cue_matrix(values: pd.DataFrame, title: str, baseline: pd.Series | None = None) -> Figure:
     """Rows: the planted cue. Columns: regions. Cells: hits in per cent; grey figures below: two random points."""
-    figure, ax = plt.subplots(figsize=(1.15 * len(values.columns) + 2.2, 0.62 * len(values) + 1.2))
+    figure, ax = plt.subplots(figsize=(1.0 * len(values.columns) + 2.2, 0.5 * len(values) + 1.2))
     drawn = ax.imshow(100 * values.to_numpy(float), cmap="cividis", vmin=0, vmax=100, aspect="auto")
     for (r, c), value in np.ndenumerate(values.to_numpy(float)):
         dark = value < 0.6
@@ -260,7 +259,7 @@ def offsets(energies: Mapping[str, tuple[NDArray[Any], tuple[float, float], tupl
         energies: for each network ``(energy (N, H, W), centroid (row, col), drawn centre (row, col))``, in pixels.
     """
     figure, axes = plt.subplots(
-        1, len(energies), figsize=(2.6 * len(energies), 2.9), squeeze=False, layout="constrained"
+        1, len(energies), figsize=(1.75 * len(energies), 2.3), squeeze=False, layout="constrained"
     )
     for ax, (name, (energy, centroid, centre)) in zip(axes[0], energies.items(), strict=True):
         shown = np.sqrt(np.asarray(energy).mean(0) / np.asarray(energy).mean(0).max())

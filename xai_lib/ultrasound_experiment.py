@@ -179,8 +179,11 @@ def carry_out(
         progress: show bars.
     """
     if chosen.synthetic:
-        return _synthetic(chosen, seed, runtime, Path(folder), retrain or chosen.checkpoint is None, progress)
-    return _real(chosen, seed, runtime, progress)
+        done = _synthetic(chosen, seed, runtime, Path(folder), retrain or chosen.checkpoint is None, progress)
+    else:
+        done = _real(chosen, seed, runtime, progress)
+    done.model.requires_grad_(False)  # it is looked into from here on, not trained
+    return done
 
 
 def _real(chosen: Settings, seed: int, runtime: Runtime, progress: bool) -> Done:
