@@ -215,7 +215,7 @@ def training_length(table: pd.DataFrame, chance: Mapping[str, float]) -> Figure:
     for region, colour in (*REGION_COLOURS.items(), ("any", BLACK)):
         right.plot(table["epoch"], 100 * table[region], "o-", color=colour, label=region, mec="0.3", mew=0.4)
         right.axhline(100 * chance[region], color=colour, ls=":", lw=1.2)
-    right.set(xlabel="epochs", ylabel="hits, %", ylim=(0, 100))
+    right.set(xlabel="epochs", ylabel="hits, %", ylim=(0, 130), yticks=range(0, 101, 20))
     right.legend(
         fontsize=8, frameon=False, ncol=4, loc="upper center", title="dotted: two random points", title_fontsize=8
     )
