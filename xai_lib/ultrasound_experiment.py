@@ -179,7 +179,7 @@ def carry_out(
         progress: show bars.
     """
     if chosen.synthetic:
-        done = _synthetic(chosen, seed, runtime, Path(folder), retrain or chosen.checkpoint is None, progress)
+        done = _synthetic(chosen, seed, runtime, Path(folder), retrain, progress)
     else:
         done = _real(chosen, seed, runtime, progress)
     done.model.requires_grad_(False)  # it is looked into from here on, not trained
@@ -232,9 +232,9 @@ def _externals(chosen: Settings, progress: bool) -> dict[str, tuple[CaseDataset,
     return {other: (cases, ultrasound_cam.region_maps(cases, progress, **replace(chosen, dataset=other).regions))}
 
 
-def _synthetic(chosen: Settings, seed: int, runtime: Runtime, folder: Path, train: bool, progress: bool) -> Done:
+def _synthetic(chosen: Settings, seed: int, runtime: Runtime, folder: Path, retrain: bool, progress: bool) -> Done:
     """One network on generated masses: trained anew, or the shipped one (tested on the masses it was made for)."""
-    shipped = None if train else Path(str(chosen.checkpoint)) / NETWORK
+    shipped = None if retrain or chosen.checkpoint is None else Path(chosen.checkpoint) / NETWORK
     card = checkpoints.read_card(shipped) if shipped else {"seed": seed}
     dataset = data.load(SYNTHETIC, seed=card["seed"], masses=chosen.masses, size=chosen.size)
     parts = splits.by_patient(dataset, dict(zip(("train", "val", "test"), chosen.parts, strict=True)), card["seed"])
@@ -242,7 +242,7 @@ def _synthetic(chosen: Settings, seed: int, runtime: Runtime, folder: Path, trai
     tested = dataset.subset(parts["test"])
     areas = ultrasound_cam.region_maps(tested, progress, **chosen.regions)
     if shipped is None:
-        run, shuffled, model = _train_synthetic(chosen, seed, runtime, folder, dataset, parts, progress)
+        run, shuffled, model = _train_synthetic(chosen, seed, runtime, folder, dataset, parts, retrain, progress)
         card = {"profile": chosen.profile, "seed": seed, "data": dataset.fingerprint, "kept_epoch": run.epoch()}
         card["parts"] = list(chosen.parts)
         checkpoints.save(model, folder / NETWORK, card, half=True)
@@ -269,20 +269,30 @@ def _train_synthetic(
     folder: Path,
     dataset: CaseDataset,
     parts: Mapping[str, NDArray[np.int64]],
+    retrain: bool,
     progress: bool,
 ) -> tuple[Run, Run, models.Classifier]:
-    """Train the network, and for a quarter of the epochs one on shuffled labels; store both runs beside it."""
-    images = training.stack(dataset, chosen.size, progress)
+    """Train the network, and for a quarter of the epochs one on shuffled labels; store both runs beside it.
+
+    Both are kept in the cache, so that the same settings train once, unless `retrain`.
+    """
     own = np.arange(len(parts["test"]))
     key = sha256(repr((chosen, seed, dataset.fingerprint, runtime.bf16)).encode()).hexdigest()[:12]
     state = cache_dir() / "ultrasound" / key
-    run, model = ultrasound_cam.train_run(
-        chosen.backbone, images, parts, chosen.fit, runtime, seed, state=state / "training", progress=progress
-    )
-    fit = replace(chosen.fit, epochs=max(1, chosen.fit.epochs // 4))
-    shuffled, _ = ultrasound_cam.train_run(
-        chosen.backbone, images, parts, fit, runtime, seed, 0, True, state=state / "shuffled", progress=progress
-    )
+    finished = state / NETWORK
+    if retrain or not finished.is_file():
+        images = training.stack(dataset, chosen.size, progress)
+        fit = replace(chosen.fit, epochs=max(1, chosen.fit.epochs // 4))
+        for name, config, shuffle in (("training", chosen.fit, False), ("shuffled", fit, True)):
+            run, model = ultrasound_cam.train_run(
+                chosen.backbone, images, parts, config, runtime, seed, 0, shuffle, None, state / name, progress
+            )
+            ultrasound_cam.save_run(run, state / f"{name}.run.npz")
+            if not shuffle:
+                kept = model
+        checkpoints.save(kept, finished, {"seed": seed}, half=False)
+    run, shuffled = (ultrasound_cam.load_run(state / f"{name}.run.npz") for name in ("training", "shuffled"))
+    model, _ = checkpoints.load(finished)
     small = replace(run, test=own, maps=run.maps.astype(np.float16))
     last = replace(
         shuffled,
