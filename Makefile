@@ -48,7 +48,7 @@ reproduce: setup ## Run every notebook at profile lab, print the claims and wher
 	@echo "Executed notebooks, records and figures: $${XAI_OUTPUT_DIR:-outputs}/<notebook>/"
 
 test: lint ## Lint, unit tests with coverage, and every notebook through nbval (XAI_DATA_DIR adds the real data)
-	@$(BIN)/python -m pytest --cov=xai_lib --cov-report=term:skip-covered --cov-fail-under=90
+	@$(BIN)/python -m pytest -n auto --dist loadfile --cov=xai_lib --cov-report=term:skip-covered --cov-fail-under=90
 	@XAI_OUTPUT_DIR=$(CURDIR)/.cache/nbval $(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks
 
 lint: setup ## ruff check, ruff format --check and mypy

@@ -192,7 +192,8 @@ UP, DOWN, ACROSS = interval(0.1, 0.02, 0.2), interval(-0.1, -0.2, -0.02), interv
     [([UP, UP], HOLDS), ([UP, ACROSS], UNDECIDED), ([UP, DOWN], FAILS), ([ACROSS, DOWN], FAILS), ([UP], HOLDS)],
 )
 def test_ordered(differences, verdict):
-    assert claims.ordered(CLAIM, differences).verdict == verdict
+    named = {f"difference {i}": difference for i, difference in enumerate(differences)}
+    assert claims.ordered(CLAIM, named).verdict == verdict
 
 
 def test_ordered_names_the_same_difference_at_chance():

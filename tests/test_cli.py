@@ -1,13 +1,17 @@
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 from typer.testing import CliRunner
 
-from xai_lib import batch, cli, config, notebooks, records
+from xai_lib import batch, checkpoints, cli, config, models, notebooks, records
 from xai_lib.statistics import Estimate
 
 
@@ -193,9 +197,23 @@ def test_data_check_prints_the_report(xai, monkeypatch):
     assert xai("data", "check", "bad") == (1, str(reports["bad"]) + "\n")
 
 
-def test_the_command_line_starts_without_torch():
-    code = "import sys; from xai_lib import batch, cli, notebooks; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+@pytest.mark.parametrize("words", [["--help"], ["list"], ["list", "03"], ["claims"], ["verify", "--records", "."]])
+def test_the_command_line_starts_without_torch(tmp_path, words):
+    """Nor scipy or scikit-learn: each takes seconds to import."""
+    code = f"""
+import sys
+import xai_lib.cli
+slow = {{"torch", "torchvision", "scipy", "sklearn", "pandas", "matplotlib"}}
+assert not slow & set(sys.modules), slow & set(sys.modules)
+try:
+    xai_lib.cli.app({words!r})
+except SystemExit as end:
+    assert end.code == {int(words[0] == "verify")}, end.code  # nothing to compare here
+assert not (slow - {{"pandas"}}) & set(sys.modules), slow & set(sys.modules)
+"""
+    environment = os.environ | {"XAI_OUTPUT_DIR": str(tmp_path), "PYTHONPATH": str(config.repository_dir())}
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0 and ended.stdout, ended.stderr
 
 
 def test_sigterm_becomes_an_orderly_exit():
@@ -206,3 +224,40 @@ def test_sigterm_becomes_an_orderly_exit():
             signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_attribute_explains_a_file(xai, tmp_path):
+    Image.fromarray(np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)).save(tmp_path / "mass.png")
+    model = models.build("squeezenet1_1", generator=torch.Generator().manual_seed(0))
+    checkpoints.save(model, tmp_path / "net.safetensors", {"size": 64})
+    call = [
+        "attribute",
+        "mass.png",
+        "--checkpoint",
+        "net.safetensors",
+        "--method",
+        "integrated_gradients",
+        "--out",
+        "o",
+    ]
+    code, text = xai(*call, "-o", "steps=3")
+    assert code == 0 and text.split() == [f"o/mass.integrated_gradients.{e}" for e in ("png", "npy", "json")]
+    assert json.loads((tmp_path / "o/mass.integrated_gradients.json").read_text())["options"] == {"steps": 3}
+    for words, says in (
+        (["-o", "n=3"], "n: integrated_gradients has no such option"),
+        (["-o", "3"], "is not NAME=VALUE"),
+    ):
+        code, text = xai(*call, *words)
+        assert code == 1 and says in text
+
+
+def test_data_prepare_counts_and_fails_when_a_file_did(xai, tmp_path):
+    (tmp_path / "in").mkdir()
+    breast = np.zeros((80, 60), np.uint8)
+    breast[10:70, 5:40] = 120 + np.arange(35)
+    Image.fromarray(breast).save(tmp_path / "in" / "a.png")
+    code, text = xai("data", "prepare", "in", "out")
+    assert code == 0 and "1 done" in text
+    (tmp_path / "in" / "b.png").write_text("not an image")
+    code, text = xai("data", "prepare", "in", "out")
+    assert code == 1 and "1 failed" in text

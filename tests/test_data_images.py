@@ -1,5 +1,6 @@
 import struct
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 from skimage.transform import resize as skimage_resize
 
+from xai_lib.data import images
 from xai_lib.data.case import DataError
 from xai_lib.data.images import read_case, read_image, read_image_and_masks, read_mask, resample, resize
 
@@ -85,6 +87,20 @@ def test_truncated_png(tmp_path):
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(DataError, match=r"a\.png: not a readable image"):
         read_image(path)
+
+
+def test_more_pixels_than_any_mammogram(tmp_path):
+    path = png_of_size(tmp_path / "bomb.png", 9000, 9000)  # below the size that Pillow warns of
+    with pytest.raises(DataError, match=r"bomb\.png: 9000 x 9000 pixels; expected at most 80000000"):
+        read_image(path)
+    with pytest.raises(DataError, match=r"bomb\.png: 9000 x 9000 pixels"):
+        read_mask(path)
+
+
+@pytest.mark.parametrize("name", ["a.dcm", "a.DICOM"])
+def test_dicom_goes_to_its_own_reader(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(images, "read_dicom", lambda path: SimpleNamespace(pixels=path.name))
+    assert read_image(tmp_path / name) == name
 
 
 def test_text_and_empty_file_named_png(tmp_path):

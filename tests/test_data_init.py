@@ -22,8 +22,13 @@ def home(tmp_path, monkeypatch):
     return tmp_path / "data"
 
 
+REAL = sorted(data.FOLDERS)
+
+
 def test_available_names():
-    assert data.available() == ["breast", "busi", "oasbud", "synthetic_ultrasound"]
+    mammograms = {"mini_mias", "cbis_ddsm", "nyu_sample", "inbreast", "rsna", "vindr", "omi_db", "ddsm"}
+    assert {"breast", "busi", "oasbud", "synthetic_ultrasound"} | mammograms <= set(data.available())
+    assert data.available() == sorted(data.available())
 
 
 def test_finds_the_official_folder(home):
@@ -46,16 +51,14 @@ def test_options_reach_the_loader(home):
     assert set(data.load("busi", grouping=False).patient_ids) != set(data.load("busi").patient_ids)
 
 
-@pytest.mark.parametrize("name", ["busi", "breast", "oasbud"])
+@pytest.mark.parametrize("name", REAL)
 def test_unknown_option_is_named(home, name):
     with pytest.raises(ValueError, match=f"sise: not an option of '{name}', expected some of strict"):
         data.load(name, sise=3)
 
 
 def test_unknown_name_lists_what_is_there():
-    with pytest.raises(
-        ValueError, match="'bsui' is unknown, expected one of breast, busi, oasbud, synthetic_ultrasound"
-    ):
+    with pytest.raises(ValueError, match=f"'bsui' is unknown, expected one of {', '.join(data.available())}"):
         data.load("bsui")
     with pytest.raises(ValueError, match="'synthetic_ultrasound' has no folder to check"):
         data.check("synthetic_ultrasound")
@@ -68,7 +71,7 @@ def test_unknown_split(home):
         data.load("busi", split="validation")
 
 
-@pytest.mark.parametrize("name", ["busi", "breast", "oasbud"])
+@pytest.mark.parametrize("name", REAL)
 def test_missing_root_says_what_to_do(name, monkeypatch, tmp_path):
     monkeypatch.delenv("XAI_DATA_DIR", raising=False)
     for call in (data.load, data.check):
@@ -77,6 +80,13 @@ def test_missing_root_says_what_to_do(name, monkeypatch, tmp_path):
     monkeypatch.setenv("XAI_DATA_DIR", str(tmp_path))
     with pytest.raises(data.DataError, match="is not a folder; give root=, or set XAI_DATA_DIR"):
         data.load(name)
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_every_real_data_set_says_what_an_empty_folder_lacks(name, tmp_path):
+    for call in (data.load, data.check):
+        with pytest.raises(data.DataError, match=r"is missing|holds no"):
+            call(name, root=tmp_path)
 
 
 def test_check(home):

@@ -17,6 +17,7 @@ BLOCKS = {
     "resnet10": 4,
     "resnet18": 8,
     "resnet50": 16,
+    "mobilenet_v1": 13,
     "mobilenet_v2": 17,
     "efficientnet_b0": 16,
     "squeezenet1_1": 8,
@@ -314,7 +315,7 @@ def test_pth_of_something_else(tmp_path):
     }
     for write in contents.values():
         write()
-        with pytest.raises(ValueError, match=f"weights: {path} does not hold torchvision's squeezenet1_1") as caught:
+        with pytest.raises(ValueError, match=f"weights: {path} does not hold the weights of squeezenet1_1") as caught:
             models.build("squeezenet1_1", weights=path)
         assert len(str(caught.value)) < 500
     assert not trap.exists()
@@ -341,6 +342,7 @@ def test_checkpoint_as_weights_is_refused_with_advice(tmp_path):
 @pytest.mark.parametrize(
     ("name", "file", "padding", "shape"),
     [
+        ("mobilenet_v1", "mobilenet_v1_imagenet_tf1_int8_dequantised.pth", "tensorflow", (2, 1024, 7, 7)),
         ("mobilenet_v2", "mobilenet_v2_imagenet_tf2_int8_dequantised.pth", "tensorflow", (2, 1280, 7, 7)),
         ("squeezenet1_1", "squeezenet1_1_imagenet_gluon_fp32.pth", "torchvision", (2, 512, 13, 13)),
     ],

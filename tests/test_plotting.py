@@ -15,8 +15,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from xai_lib import plotting
+from xai_lib.attribution import Attribution
 from xai_lib.data import Case
 from xai_lib.localization import COLUMNS, REGIONS
+from xai_lib.plotting import common
 from xai_lib.statistics import Estimate
 
 
@@ -230,7 +232,7 @@ def table():
 def test_pointing_draws_chance_in_grey_diamonds():
     paper = {"mass": 0.34, "ring": 0.38, "below": 0.30, "any": 0.71}
     figure = plotting.pointing(table(), paper, title="Tab. 2")
-    blue, grey = plotting.BLUE.lower(), to_hex("grey")
+    blue, grey = common.BLUE.lower(), to_hex("grey")
     for i, (ax, region) in enumerate(zip(figure.axes, COLUMNS, strict=True)):
         assert ax.get_title() == region
         found = marks(ax)
@@ -284,7 +286,7 @@ def test_roc():
     curve = ([0, 0.2, 1], [0, 0.9, 1])
     figure = plotting.roc({"ours": curve, "chance": ([0, 1], [0, 1])}, point=(0.2, 0.9))
     (ax,) = figure.axes
-    ours = lines(ax, color=plotting.BLUE)[0]
+    ours = lines(ax, color=common.BLUE)[0]
     assert_array_equal(ours.get_xdata(), curve[0])
     assert_array_equal(ours.get_ydata(), curve[1])
     assert [m[:3] for m in marks(ax)] == [("o", 0.2, 0.9)]
@@ -310,7 +312,7 @@ def test_training_length_in_per_cent_with_chance_of_each_region():
     (auc,) = lines(left, marker="o")
     assert_allclose(auc.get_ydata(), rows["auc"])
     assert_allclose(lines(left, linestyle=":")[0].get_ydata(), 0.5)
-    colours = plotting.REGION_COLOURS | {"any": plotting.BLACK}
+    colours = plotting.REGION_COLOURS | {"any": common.BLACK}
     for region, colour in colours.items():
         (curve,) = lines(right, marker="o", color=colour)
         assert_allclose(curve.get_ydata(), 100 * rows[region])
@@ -331,7 +333,7 @@ def test_coverage_shows_every_rule_but_the_first():
     (ax,) = plotting.coverage(([0.5, 1.0], [0.95, 0.7]), rules).axes
     assert [m[1:3] for m in marks(ax)] == [(0.8, 0.71), (0.6, 0.72), (0.3, 0.73)]
     assert_allclose(lines(ax, linestyle=":")[0].get_ydata(), 0.7)
-    assert_allclose(lines(ax, color=plotting.BLUE)[0].get_ydata(), [0.95, 0.7])
+    assert_allclose(lines(ax, color=common.BLUE)[0].get_ydata(), [0.95, 0.7])
     assert "answer with a point in the mass" in [t.get_text() for t in ax.get_legend().get_texts()]
 
 
@@ -347,3 +349,39 @@ def test_cue_matrix():
     assert [t.get_text() for t in ax.get_yticklabels()] == ["shape", "margin"]
     plain = plotting.cue_matrix(values, "cues").axes[0]
     assert [t.get_text() for t in plain.get_xticklabels()] == ["mass", "ring"]
+
+
+def attribution(method="saliency", shape=(40, 60), backward=1):
+    m = torch.linspace(-1, 2, shape[0] * shape[1]).view(1, *shape)
+    return Attribution(method, m, torch.tensor([0]), torch.tensor([1.5]), None, None, None, 3, backward, 0.25, ())
+
+
+def test_methods_shows_one_panel_each_with_its_cost():
+    figure = plotting.methods(case(), {"saliency": attribution(), "lime": attribution("lime", backward=0)}, columns=2)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[0] == "image, mass outlined"
+    assert titles[1] == "saliency\n3 F + 1 B, 0.25 s" and titles[2] == "lime\n3 F, 0.25 s"
+    assert len(figure.axes) == 4
+
+
+def test_an_overlay_is_symmetric_and_clear_at_zero():
+    _, axes = plt.subplots()
+    values = np.zeros((40, 60))
+    values[0, 0] = -4
+    plotting.overlay(axes, case(), values, limit=2)
+    drawn = axes.images[-1]
+    assert drawn.norm.vmin == -2 and drawn.norm.vmax == 2
+    alpha = np.asarray(drawn.get_alpha())
+    assert alpha[0, 0] == pytest.approx(0.9) and alpha[1, 1] == pytest.approx(0.15)
+
+
+def test_an_overlay_of_a_zero_map_can_be_drawn():
+    figure, axes = plt.subplots()
+    plotting.overlay(axes, case(), np.zeros((40, 60)))
+    figure.canvas.draw()
+
+
+def test_explained_names_method_and_score():
+    figure = plotting.explained(case(), attribution("deeplift"))
+    assert figure.axes[1].get_title() == "deeplift, output 0: +1.50"
+    assert "red for" in figure.axes[-1].get_ylabel()

@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 from xai_lib import localization, statistics
@@ -192,6 +193,30 @@ def test_rates_per_class_by_hand(small):
     assert np.isnan(found["malignant"]["any"].value) and found["malignant"]["any"].low is None
 
 
+@pytest.mark.parametrize("patients", [2, 100])
+def test_exact_share_is_the_interval_of_scipy(patients):
+    for hits in (0, patients):
+        share = float(hits > 0)
+        found = pt.exact_share(Estimate(share, share, share, "bootstrap"), patients)
+        assert (found.low, found.high) == pytest.approx(tuple(binomtest(hits, patients).proportion_ci()))
+        assert found.value == share and found.method == f"exact binomial over {patients} patients"
+
+
+def test_an_interval_of_the_bootstrap_is_kept():
+    for other in (Estimate(0.0), Estimate(0.0, 0.0, 0.1), Estimate(0.5, 0.5, 0.5), Estimate(np.nan)):
+        assert pt.exact_share(other, 100) is other
+
+
+def test_rates_without_variance_have_the_exact_interval_of_their_class(small):
+    kept = small[small["correct"]]
+    found = pt.rates(pt.hit_columns(kept), kept, n=50)
+    assert found["benign"]["below"].high == pytest.approx(1 - 0.025 ** (1 / 3))  # none of three
+    assert found["malignant"]["any"].low == pytest.approx(0.025 ** (1 / 2))  # both
+    assert "bootstrap" in found["all"]["any"].method
+    twice = pd.concat([kept, kept], ignore_index=True)  # two images of every patient
+    assert pt.rates(pt.hit_columns(twice), twice, n=50)["benign"]["below"] == found["benign"]["below"]
+
+
 def test_interval_resamples_patients():
     """Ten copies of each patient's row: the interval is as wide as with one row, not narrower."""
     frame = drawn(n=40, seeds=1, folds=1)
@@ -284,72 +309,6 @@ def test_confidence_curve_by_hand(small):
     coverage, accuracy = pt.confidence_curve(small)
     assert coverage == pytest.approx(np.arange(1, 7) / 6)
     assert accuracy == pytest.approx([1, 1, 1, 1, 4 / 5, 5 / 6])
-
-
-# ------------------------------------------------------------------------------------------------- judge
-
-
-def frame_like_the_paper(n=400):
-    """Rates of 34, 38, 30 and 71 % and an AUC near 0.887 on many images, each a patient."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for i in range(n):
-        part, hits = (i % 100), []
-        if part < 34:
-            hits.append("max_mass")
-        if 33 <= part < 71:
-            hits.append("min_ring" if part < 34 else "max_ring")
-        if part < 30:
-            hits.append("min_below")
-        rows.append(row(i, i % 2, rng.normal(1.72 * (i % 2)), *hits))
-    return pt.mark_correct(pd.DataFrame(rows))
-
-
-@pytest.fixture
-def square_areas():
-    area = np.zeros((10, 10), np.uint8)
-    area[:1], area[1:3], area[3:5] = 1, 2, 4
-    return [area] * 400
-
-
-def test_judge_gives_the_four_verdicts(square_areas):
-    frame = frame_like_the_paper()
-    found = pt.judge(frame, square_areas, gap=1e-7, n=200)
-    assert list(found) == ["3.1", "3.2", "3.3", "3.4"]
-    assert all(found[name].claim == name for name in found)
-    assert found["3.4"].verdict == "holds"
-    assert set(found["3.2"].parts) == {"mass", "ring", "below", "any"}
-    assert set(found["3.3"].parts) == {"ring - mass", "ring - below"}
-    kept = frame[frame["correct"]]
-    hits = pt.hit_columns(kept).mean()
-    for name, part in found["3.2"].parts.items():
-        assert part.ours.value == pytest.approx(hits[name])
-    levels = {name: part.baseline.value for name, part in found["3.2"].parts.items()}
-    assert levels == pytest.approx({"mass": 0.19, "ring": 0.36, "below": 0.36, "any": 0.75})
-    part = found["3.3"].parts["ring - mass"]
-    assert part.ours.value == pytest.approx(hits["ring"] - hits["mass"])
-    assert part.baseline.value == pytest.approx(0.36 - 0.19)
-    assert found["3.1"].ours.value == pytest.approx(pt.table1(frame, n=5)["auc"].value)
-
-
-def test_verdicts_follow_the_figures(square_areas):
-    frame = frame_like_the_paper()
-    everything = frame.assign(**{c: True for c in NONE}, logit=frame["label"] * 2.0 - 1 + 1e-3 * frame["index"])
-    found = pt.judge(pt.mark_correct(everything), square_areas, gap=1e-3, n=40)
-    assert found["3.1"].verdict == "not decidable here"  # an AUC of 1 in every replicate has no interval
-    assert found["3.4"].verdict == "does not hold"
-    ring = frame["index"] % 10 > 0
-    mostly_ring = frame.assign(**(NONE | {"max_ring": ring, "max_any": ring}))
-    found = pt.judge(mostly_ring, square_areas, 0, n=40)
-    assert found["3.2"].verdict == "does not hold" and found["3.2"].parts["ring"].verdict == "does not hold"
-    few = {
-        "max_ring": frame["index"] % 3 > 0,
-        "max_mass": frame["index"] % 5 == 0,
-        "min_below": frame["index"] % 7 == 0,
-    }
-    assert pt.judge(frame.assign(**(NONE | few)), square_areas, 0, n=40)["3.3"].verdict == "holds"
-    swapped = frame.assign(**(NONE | {"max_mass": few["max_ring"], "max_ring": few["max_mass"]}))
-    assert pt.judge(swapped, square_areas, 0, n=40)["3.3"].verdict == "does not hold"
 
 
 def test_bootstrap_is_reproducible(small, areas):

@@ -318,8 +318,3 @@ def test_holm_refuses_what_is_no_probability(p):
 def test_mean_sd_by_hand():
     assert s.mean_sd([1, 2, 3]) == Estimate(2, 1, 3, "sd over 3 runs")
     assert s.mean_sd([4]) == Estimate(4, None, None, "1 run, no sd")
-
-
-def test_estimate_as_text():
-    assert str(Estimate(0.8874, 0.8721, 0.9)) == "0.887 [0.872, 0.900]"
-    assert str(Estimate(0.5)) == "0.500"

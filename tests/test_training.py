@@ -6,10 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
-from xai_lib import models, training
+from xai_lib import models, training, training_state
 from xai_lib.config import Runtime
 from xai_lib.training import FitConfig, Stack, augment, fit, predict
 
@@ -271,7 +270,7 @@ def test_only_what_requires_grad_trains():
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
     moved = {n for n, t in seen[2].items() if not torch.equal(t, before[n])}
     assert moved == trained
-    assert set(training._copy(model)) == trained  # a frozen backbone is not copied for every epoch
+    assert set(training_state.copy(model)) == trained  # a frozen backbone is not copied for every epoch
 
 
 def test_a_single_image_that_is_left_over_is_skipped():
@@ -374,10 +373,10 @@ def test_killed_and_resumed_is_the_same_to_the_bit(tmp_path, options, at):
     assert not list(state.parent.glob("*"))
 
 
-@pytest.mark.parametrize("where", ["augment", "save_file"])
-def test_killed_at_any_place(tmp_path, monkeypatch, where):
+@pytest.mark.parametrize(("module", "where"), [(training, "augment"), (training_state, "save_file")])
+def test_killed_at_any_place(tmp_path, monkeypatch, module, where):
     whole, _ = train()
-    original, calls = getattr(training, where), []
+    original, calls = getattr(module, where), []
 
     def killed(*args, **kwargs):
         calls.append(1)
@@ -386,7 +385,7 @@ def test_killed_at_any_place(tmp_path, monkeypatch, where):
         return original(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, where, killed)
+        patch.setattr(module, where, killed)
         with pytest.raises(KeyboardInterrupt):
             train(state=tmp_path / "state")
     seen = []
@@ -442,20 +441,6 @@ def test_state_of_another_training(tmp_path, options, message):
     with pytest.raises(ValueError, match=f"state: {state} {message}"):
         train(state=state, **options)
     assert state.read_bytes() == before
-
-
-def test_damaged_state(tmp_path):
-    state = tmp_path / "state"
-    with pytest.raises(KeyboardInterrupt):
-        train(state=state, on_epoch=interrupt(2))
-    payload = state.read_bytes()
-    for bad in (payload[:-9], payload[:5], b"", b"x" * 100):
-        state.write_bytes(bad)
-        with pytest.raises(ValueError, match=f"state: {state} is damaged or not a training's state"):
-            train(state=state)
-    save_file({"head.weight": torch.zeros(1)}, state)
-    with pytest.raises(ValueError, match=f"state: {state} is damaged or not a training's state"):
-        train(state=state)
 
 
 # bad input

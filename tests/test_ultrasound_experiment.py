@@ -1,4 +1,3 @@
-import functools
 import json
 import shutil
 from dataclasses import replace
@@ -12,13 +11,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from xai_lib import checkpoints, config, localization, training
-from xai_lib import ultrasound_cam as uc
+from xai_lib import checkpoints, config, localization, training, ultrasound_training
 from xai_lib import ultrasound_experiment as ue
-from xai_lib.attribution import cam
 from xai_lib.data import DataError, splits
 from xai_lib.data.case import Case, CaseDataset
 from xai_lib.training import FitConfig
+from xai_lib.ultrasound_cam import explain
+from xai_lib.ultrasound_runs import Run, load_run
 
 CPU = config.runtime("cpu", threads=1)
 SEED = 3
@@ -26,93 +25,11 @@ SEED = 3
 
 @pytest.fixture(scope="module", autouse=True)
 def own_cache(tmp_path_factory):
-    """A cache of its own, CAMERAS at two small sizes, and two of the four cues."""
+    """A cache of its own, and two of the four cues."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XAI_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(uc.cam, "cameras", functools.partial(cam.cameras, sizes=(64, 96)))
         patch.setattr(ue, "CUES", ("margin", "posterior"))
         yield
-
-
-# ----------------------------------------------------------------------------------------------- settings
-
-
-def test_smoke_is_small_and_trains():
-    chosen = ue.settings("smoke")
-    assert (chosen.profile, chosen.dataset, chosen.synthetic) == ("smoke", "synthetic_ultrasound", True)
-    assert (chosen.masses, chosen.cue_masses, chosen.size, chosen.replicates) == (24, 12, 96, 50)
-    assert (chosen.fit.epochs, chosen.cue_fit.epochs) == (2, 1)
-    assert chosen.checkpoint is None
-    assert chosen.backbone == uc.Backbone("resnet10", None, "torchvision", "all", "features.layer3")
-
-
-def test_lab_loads_the_shipped_network():
-    chosen = ue.settings("lab")
-    assert chosen.synthetic
-    assert chosen.checkpoint == str(config.repository_dir() / "data" / "checkpoints")
-    assert (chosen.size, chosen.replicates) == (224, 1000)
-    assert chosen.masses > 10 * ue.settings("smoke").masses and sum(chosen.parts) == pytest.approx(1)
-    assert (chosen.fit.optimizer, chosen.fit.schedule, chosen.fit.patience) == ("adamw", "onecycle", None)
-    assert (chosen.backbone.name, chosen.backbone.transfer) == ("resnet10", "all")
-    assert (chosen.folds, chosen.repetitions) == (5, 5)
-
-
-def test_paper_is_the_papers_protocol():
-    chosen = ue.settings("paper")
-    assert (chosen.dataset, chosen.synthetic, chosen.transfer) == ("busi", False, "drs")
-    assert chosen.backbone == uc.Backbone("resnet50", "imagenet", "torchvision", "drs", "features.layer3")
-    assert chosen.fit == FitConfig()  # Adam, 0.001, batch 12, patience 8
-    assert (chosen.folds, chosen.repetitions) == (5, 5)
-
-
-def test_real_data_in_lab_train_scales_and_head():
-    chosen = ue.settings("lab", "busi", "somewhere", "squeezenet1_1", "weights.pth", "pytorch", folds=3, repetitions=2)
-    assert chosen.backbone == uc.Backbone("squeezenet1_1", "weights.pth", "pytorch", "drs", "features.7")
-    assert (chosen.data_root, chosen.fit, chosen.folds, chosen.repetitions) == ("somewhere", FitConfig(), 3, 2)
-    assert chosen.checkpoint is not None  # transfer="none" tests it
-    plain = ue.settings("lab", "breast")
-    assert plain.backbone == uc.Backbone("squeezenet1_1", "imagenet", "torchvision", "drs", "features.7")
-    assert plain.fit == FitConfig()
-    assert plain.data_root is None
-
-
-def test_another_network_on_synthetic_images_has_no_checkpoint():
-    chosen = ue.settings("lab", backbone="resnet18")
-    assert chosen.checkpoint is None
-    assert chosen.backbone == uc.Backbone("resnet18", None, "torchvision", "all", "features.layer3")
-    assert ue.settings("lab", padding="tensorflow").checkpoint is None
-    assert ue.settings("lab", backbone="resnet18", weights="imagenet").backbone.transfer == "drs"
-
-
-def test_overrides():
-    assert ue.settings("lab", epochs=7).fit == replace(ue.settings("lab").fit, epochs=7)
-    assert ue.settings("lab", epochs=7).checkpoint is None  # the shipped network had its own
-    assert ue.settings("paper", epochs=7).fit == FitConfig(epochs=7)
-    assert ue.settings("lab", "busi", transfer="linear").transfer == "linear"
-    assert ue.settings("paper", "breast").dataset == "breast"
-    assert ue.settings("paper", "synthetic_ultrasound").synthetic
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"profile_name": "quick"}, "profile: 'quick' is unknown, expected one of smoke, lab, paper"),
-        ({"dataset": "busy"}, "dataset: 'busy' is unknown, expected one of breast, busi, oasbud, synthetic_ultrasound"),
-        ({"backbone": "resnet9"}, "backbone: 'resnet9' is unknown, expected one of resnet10, resnet18"),
-        ({"transfer": "head"}, "transfer: 'head' is unknown, expected one of drs, linear, none"),
-        ({"transfer": "linear"}, "transfer: 'linear' is for real data sets"),
-        ({"epochs": -1}, "epochs and batch_size must be at least 1"),
-    ],
-)
-def test_unknown_choices(options, message):
-    with pytest.raises(ValueError, match=message):
-        ue.settings(**({"profile_name": "lab"} | options))
-
-
-def test_regions_are_5_mm_where_the_pixel_size_is_known():
-    assert ue.settings("lab", "busi").regions == {"ring_fraction": 0.567}
-    for name in ("breast", "oasbud", "synthetic_ultrasound"):
-        assert ue.settings("lab", name).regions == {"ring_mm": 5.0}
 
 
 # ----------------------------------------------------------------------------------- synthetic: train, load
@@ -159,7 +76,7 @@ def test_training_leaves_network_run_and_control(trained, folder):
     assert card == trained.card
     assert (card["profile"], card["seed"], card["dtype"], card["kept_epoch"]) == ("smoke", SEED, "float16", 1)
     assert card["data"] == ue.data.load(ue.SYNTHETIC, seed=SEED, masses=12, size=64).fingerprint
-    stored = uc.load_run(folder / "ultrasound_resnet10.npz")
+    stored = load_run(folder / "ultrasound_resnet10.npz")
     (run,) = trained.runs
     assert_array_equal(stored.logits, run.logits)
     assert stored.maps.dtype == np.float16
@@ -191,7 +108,7 @@ def test_shuffled_control_keeps_one_epoch(trained, folder):
     assert shuffled.epoch() == 0
     assert not np.allclose(shuffled.logits[0], trained.runs[0].logits[1])
     assert not np.allclose(shuffled.logits[0], trained.runs[0].logits[0])  # it is not the untrained network
-    assert_array_equal(uc.load_run(folder / "ultrasound_shuffled.npz").logits, shuffled.logits)
+    assert_array_equal(load_run(folder / "ultrasound_shuffled.npz").logits, shuffled.logits)
 
 
 def test_the_network_given_back_is_the_one_that_was_stored(trained, folder):
@@ -367,7 +284,7 @@ def test_cross_validation_with_scales(real, tmp_path, monkeypatch):
     def train(*arguments):
         raise Trains
 
-    monkeypatch.setattr(uc, "train_run", train)
+    monkeypatch.setattr(ultrasound_training, "train_run", train)
     again = go(real("drs"), tmp_path)  # finished folds are read
     assert_array_equal(again.runs[1].logits, done.runs[1].logits)
     with pytest.raises(Trains):
@@ -388,7 +305,7 @@ def test_shipped_network_as_it_is(real, trained, folder, tmp_path):
     (run,) = done.runs
     assert_array_equal(run.test, np.arange(16))
     images = training.stack(done.dataset, 64, progress=False)
-    logits, maps = uc.explain(trained.model, images, CPU)
+    logits, maps = explain(trained.model, images, CPU)
     assert_allclose(run.logits[0], logits, atol=1e-5)
     assert_allclose(run.maps[0], maps, atol=1e-4)
     assert done.card == trained.card and "linear_head" not in run.extras
@@ -416,7 +333,7 @@ def by_hand(labels, logits, places, **more):
     np.put_along_axis(maps, np.array(places)[..., None], 1.0, axis=2)
     losses = np.array([np.nan, *range(len(logits) - 1, 0, -1)])  # the last epoch is the best
     values = {"seed": 0, "fold": 0, "val_loss": losses, "test_loss": losses} | more
-    run = uc.Run(
+    run = Run(
         test=np.arange(len(labels)),
         logits=logits,
         maps=maps.reshape(*logits.shape, 3, 3),

@@ -239,6 +239,86 @@ def test_offset_ties_and_lengths(result):
     assert result.abstained["rule"].tolist()[0] == "answer all"
 
 
+# ------------------------------------------------------------------------------------------------- judge
+
+NONE = dict.fromkeys([f"{point}_{region}" for point in ("max", "min") for region in localization.COLUMNS], False)
+
+
+def frame_like_the_paper(n=400):
+    """Rates of 34, 38, 30 and 71 % and an AUC near 0.887 on many images, each a patient."""
+    number = np.arange(n)
+    part, label = number % 100, number % 2
+    hits = {
+        "max_mass": part < 34,
+        "max_ring": (part >= 34) & (part < 71),
+        "min_ring": part == 33,
+        "min_below": part < 30,
+    }
+    hits |= {"max_any": part < 71, "min_any": part < 34}
+    logit = np.random.default_rng(0).normal(1.72 * label)
+    names = {"patient_id": [f"p{i}" for i in number]}
+    frame = pd.DataFrame(
+        {"seed": 0, "fold": 0, "index": number, "label": label, "logit": logit, **names, **NONE, **hits}
+    )
+    return tables.mark_correct(frame)
+
+
+@pytest.fixture
+def square_areas():
+    area = np.zeros((10, 10), np.uint8)
+    area[:1], area[1:3], area[3:5] = 1, 2, 4
+    return [area] * 400
+
+
+def test_judge_gives_the_four_verdicts(square_areas):
+    frame = frame_like_the_paper()
+    found = ultrasound_summary.judge(frame, square_areas, gap=1e-7, n=200)
+    assert list(found) == ["3.1", "3.2", "3.3", "3.4"]
+    assert all(found[name].claim == name for name in found)
+    assert found["3.4"].verdict == "holds"
+    assert set(found["3.2"].parts) == {"mass", "ring", "below", "any"}
+    assert set(found["3.3"].parts) == {"ring - mass", "ring - below"}
+    kept = frame[frame["correct"]]
+    hits = tables.hit_columns(kept).mean()
+    for name, part in found["3.2"].parts.items():
+        assert part.ours.value == pytest.approx(hits[name])
+    levels = {name: part.baseline.value for name, part in found["3.2"].parts.items()}
+    assert levels == pytest.approx({"mass": 0.19, "ring": 0.36, "below": 0.36, "any": 0.75})
+    part = found["3.3"].parts["ring - mass"]
+    assert part.ours.value == pytest.approx(hits["ring"] - hits["mass"])
+    assert part.baseline.value == pytest.approx(0.36 - 0.19)
+    assert found["3.1"].ours.value == pytest.approx(tables.table1(frame, n=5)["auc"].value)
+
+
+def test_verdicts_follow_the_figures(square_areas):
+    frame = frame_like_the_paper()
+    everything = frame.assign(**{c: True for c in NONE}, logit=frame["label"] * 2.0 - 1 + 1e-3 * frame["index"])
+    found = ultrasound_summary.judge(tables.mark_correct(everything), square_areas, gap=1e-3, n=40)
+    assert found["3.1"].verdict == "not decidable here"  # an AUC of 1 in every replicate has no interval
+    assert found["3.4"].verdict == "does not hold"
+    ring = frame["index"] % 10 > 0
+    mostly_ring = frame.assign(**(NONE | {"max_ring": ring, "max_any": ring}))
+    found = ultrasound_summary.judge(mostly_ring, square_areas, 0, n=40)
+    assert found["3.2"].verdict == "does not hold" and found["3.2"].parts["ring"].verdict == "does not hold"
+    few = {
+        "max_ring": frame["index"] % 3 > 0,
+        "max_mass": frame["index"] % 5 == 0,
+        "min_below": frame["index"] % 7 == 0,
+    }
+    assert ultrasound_summary.judge(frame.assign(**(NONE | few)), square_areas, 0, n=40)["3.3"].verdict == "holds"
+    swapped = frame.assign(**(NONE | {"max_mass": few["max_ring"], "max_ring": few["max_mass"]}))
+    assert ultrasound_summary.judge(swapped, square_areas, 0, n=40)["3.3"].verdict == "does not hold"
+
+
+def test_a_region_that_is_never_hit_contradicts_the_paper_on_many_images_only(square_areas):
+    frame = frame_like_the_paper()
+    never = frame.assign(max_mass=False, min_mass=False)
+    part = ultrasound_summary.judge(never, square_areas, 0, n=40)["3.2"].parts["mass"]
+    assert part.verdict == "does not hold" and part.ours.low == 0 < part.ours.high < 0.02
+    few = ultrasound_summary.judge(never[:8], square_areas, 0, n=40)["3.2"].parts["mass"]
+    assert few.verdict == "not decidable here" and few.ours.high > 0.34
+
+
 # ------------------------------------------------------------------------------------------------- record
 
 

@@ -28,6 +28,7 @@ from typing import Any
 
 import psutil
 
+from xai_lib import config, records
 from xai_lib.notebooks import Notebook, NotebookError, code_cells, convert, find_notebook, read_notebook, source
 
 
@@ -93,8 +94,6 @@ def prepare(
         ValueError: unknown profile.
         OSError: `output` cannot be written, or `data_dir` is no folder.
     """
-    from xai_lib import config  # it imports torch, which the child process does not need
-
     found = read_notebook(find_notebook(notebook))
     stem = found.path.stem
     given = dict(parameters or {}) | ({} if profile is None else {"profile": profile})
@@ -239,8 +238,6 @@ def _keep_abandoned(folder: Path) -> None:
 
 def _stamp(path: Path, executed: Path, job: Job) -> Failure | None:
     """Add to the record which code was run and how; a record that cannot be read is a failure."""
-    from xai_lib import records
-
     texts = {n: v if isinstance(v, str) else json.dumps(v) for n, v in job.parameters.items() if n != "profile"}
     options = "".join(f" -p {name} {shlex.quote(text)}" for name, text in sorted(texts.items()))
     try:

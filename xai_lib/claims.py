@@ -19,8 +19,8 @@ import pandas as pd
 import yaml
 
 from xai_lib.config import repository_dir
-from xai_lib.records import VERDICTS, Record, Verdict
-from xai_lib.statistics import Estimate
+from xai_lib.records import Record
+from xai_lib.results import VERDICTS, Estimate, Verdict
 
 HOLDS, FAILS, UNDECIDED = VERDICTS
 _CHOICES = {
@@ -131,9 +131,9 @@ def _side(ours: Estimate, low: float, high: float) -> str:
 
 
 def _against_chance(ours: Estimate, chance: Estimate | float | None) -> str:
-    """Clause that sets `ours` against its chance level; empty without one."""
+    """Clause that sets `ours` against its chance level; empty without one, or without an interval."""
     level = chance.value if isinstance(chance, Estimate) else chance
-    if level is None or math.isnan(level):
+    if level is None or math.isnan(level) or _without_interval(ours):
         return ""
     if _side(ours, level, level) == "across":
         return f"; the chance level {_number(level)} lies in our interval, so chance explains this figure"
@@ -151,8 +151,10 @@ def within(
     """Whether our 95 % interval meets the paper's value +- tolerance.
 
     Holds where it does. Does not hold where it lies wholly outside. Not decidable where it meets the range but is wider
-    than `widest` (a wide interval meets everything), or where there is no interval. A chance level given as `baseline`
-    is named in `why` and decides nothing: the claim is about the value.
+    than `widest` (a wide interval meets everything), or where there is no interval. One of zero width counts as none: a
+    bootstrap in which every replicate is equal has not seen how far the figure can move, whatever the number of cases.
+    So a share of 0 or 1 should come with an exact interval. A chance level given as `baseline` is named in `why` and
+    decides nothing: the claim is about the value.
     """
     if problem := _without_interval(ours):
         return _verdict(claim, UNDECIDED, problem, ours, baseline)
@@ -186,23 +188,18 @@ def above(claim: Claim, ours: Estimate, baseline: Estimate | float) -> Verdict:
 
 
 def ordered(
-    claim: Claim,
-    differences: Mapping[str, Estimate] | Sequence[Estimate],
-    baselines: Mapping[str, Estimate | float] | None = None,
+    claim: Claim, differences: Mapping[str, Estimate], baselines: Mapping[str, Estimate | float] | None = None
 ) -> Verdict:
     """Whether every paired difference (first minus second) has its 95 % interval above 0.
 
     Does not hold where any lies wholly below 0; else not decidable. The same differences at chance level, given as
     `baselines`, are named in `why` and decide nothing.
     """
-    if not isinstance(differences, Mapping):
-        differences = {f"difference {i}": difference for i, difference in enumerate(differences, 1)}
     parts = {}
     for name, difference in differences.items():
         chance = (baselines or {}).get(name)
         part = above(claim, difference, 0.0)
-        clause = "" if _without_interval(difference) else _against_chance(difference, chance)
-        parts[name] = _verdict(claim, part.verdict, part.why + clause, difference, chance)
+        parts[name] = _verdict(claim, part.verdict, part.why + _against_chance(difference, chance), difference, chance)
     return combine(claim, parts)
 
 
@@ -285,20 +282,19 @@ def ledger(records: Sequence[Record], claims: Mapping[str, Claim] | None = None)
         head = dict.fromkeys(columns, "") | {"id": claim.id, "claim": claim.claim, "paper": claim.paper_value}
         judged = [record for record in records if claim.id in record.verdicts]
         for record in judged:
-            source = {"data": record.data["name"], "profile": record.profile}
-            rows.append(head | _cells(claim, record.verdicts[claim.id]) | source)
+            rows.append(head | _cells(claim, record) | {"data": record.data["name"], "profile": record.profile})
         if not judged:
             rows.append(head | {"verdict": "planned" if claim.status == "planned" else "not measured"})
     return pd.DataFrame(rows, columns=columns)
 
 
-def _cells(claim: Claim, verdict: Verdict) -> dict[str, str]:
+def _cells(claim: Claim, record: Record) -> dict[str, str]:
     """The ledger's columns of one verdict, as text; several parts are listed by name, in the order of the claim."""
+    verdict = record.verdicts[claim.id]
     order = list(claim.figures)  # a record's keys are sorted by name
     names = sorted(verdict.parts, key=lambda name: order.index(name) if name in order else len(order))
-    parts = {name: verdict.parts[name] for name in names} or {"": verdict}
     cells: dict[str, list[str]] = {"ours": [], "interval": [], "baseline": []}
-    for name, part in parts.items():
+    for name, part in [(name, verdict.parts[name]) for name in names] or [("", verdict)]:
         if part.ours is not None:
             cells["ours"].append(f"{name} {_number(part.ours.value)}".strip())
             if part.ours.low is not None and part.ours.high is not None:

@@ -1,4 +1,4 @@
-"""Command line: ``xai-lib list | run | verify | claims | data check``.
+"""Command line: ``xai-lib list | run | verify | claims | attribute | data check | data prepare``.
 
 Every mistake of the user ends in one line on stderr and exit code 1.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.syntax import Syntax
@@ -18,7 +19,9 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
-from xai_lib import batch, notebooks
+from xai_lib import batch, config, notebooks
+from xai_lib import records as record_files
+from xai_lib import verify as checks
 
 
 class _Group(TyperGroup):
@@ -28,7 +31,7 @@ class _Group(TyperGroup):
         """Run the command; turn a ValueError or OSError into its message and exit code 1."""
         try:
             return super().invoke(ctx)
-        except (ValueError, OSError) as error:
+        except (ValueError, TypeError, OSError) as error:
             _console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
             raise typer.Exit(1) from None
 
@@ -70,8 +73,6 @@ def _console(stderr: bool = False) -> Console:
 
 def _results(folder: Path | None) -> Path:
     """Folder of results: the one named, which must exist, or the default one."""
-    from xai_lib import config
-
     if folder is not None and not folder.is_dir():
         raise NotADirectoryError(f"folder of results {folder} does not exist")
     return config.output_dir(folder)
@@ -162,8 +163,6 @@ def verify(
     ] = None,
 ) -> None:
     """Compare fresh records with the pinned figures; exit code 1 if a figure moved, or nothing could be compared."""
-    from xai_lib import verify as checks
-
     folder = _results(records)
     report = checks.verify(checks.find_records(folder), expected)
     console = _console()
@@ -191,10 +190,7 @@ def claims(
     records: Annotated[Path | None, typer.Option(help="Folder of fresh records (default: outputs).")] = None,
 ) -> None:
     """Print the ledger: each claim of the papers, our figure, its baseline and the verdict."""
-    from xai_lib import claims as rules
-    from xai_lib import config
-    from xai_lib import records as record_files
-    from xai_lib import verify as checks
+    from xai_lib import claims as rules  # pandas takes a second
 
     committed = sorted((config.repository_dir() / "data" / "records").glob("**/*.json"))
     found = {path: record_files.read(path) for path in [*committed, *checks.find_records(_results(records))]}
@@ -219,7 +215,7 @@ def claims(
 
 @data_app.command()
 def check(
-    name: Annotated[str, typer.Argument(help="busi, breast or oasbud.")],
+    name: Annotated[str, typer.Argument(help="For example busi, mini_mias or cbis_ddsm; a wrong name lists them all.")],
     root: Annotated[Path | None, typer.Argument(help="Its folder (default: the official one in XAI_DATA_DIR).")] = None,
 ) -> None:
     """Say what a data set's folder holds, what is missing and what is faulty; exit code 1 if anything is."""
@@ -229,3 +225,54 @@ def check(
     _console().print(Text(str(report)), soft_wrap=True)
     if report.missing or report.faulty:
         raise typer.Exit(1)
+
+
+@data_app.command()
+def prepare(
+    source: Annotated[Path, typer.Argument(help="Folder of DICOM, PNG or other image files; searched in depth.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the results, beside it.")],
+    threshold: Annotated[float, typer.Option(help="Breast against background, as a share of the grey range.")] = 0.07,
+    stretch: Annotated[bool, typer.Option(help="Stretch the grey values inside the breast to the full range.")] = True,
+    voi: Annotated[bool, typer.Option(help="Apply the window or VOI LUT of a DICOM file.")] = True,
+    keep_paths: Annotated[
+        bool, typer.Option(help="Write source paths, which may name patients, to the table.")
+    ] = False,
+) -> None:
+    """Crop mammograms to the breast, chest wall left, as 16-bit PNG without patient data; a stopped run goes on."""
+    from xai_lib.data.prepare import prepare_folder
+
+    table = prepare_folder(source, out, threshold, stretch, voi, keep_paths)
+    counts = table["status"].value_counts()
+    _console().print(
+        ", ".join(f"{n} {status}" for status, n in counts.items()) + f"; {out}/prepared.csv", soft_wrap=True
+    )
+    if counts.get("failed", 0):
+        raise typer.Exit(1)
+
+
+@app.command()
+def attribute(
+    image: Annotated[Path, typer.Argument(help="PNG, JPEG, TIFF, BMP or DICOM file.")],
+    checkpoint: Annotated[Path, typer.Option(help="A .safetensors file with its JSON card beside it.")],
+    method: Annotated[str, typer.Option(help="For example integrated_gradients; a wrong name lists them all.")],
+    out: Annotated[Path, typer.Option(help="Folder of the results.")],
+    option: Annotated[
+        list[str] | None, typer.Option("-o", "--option", metavar="NAME=VALUE", help="Option of the method; repeatable.")
+    ] = None,
+    target: Annotated[int, typer.Option(help="Output to explain.")] = 0,
+    size: Annotated[int | None, typer.Option(help="Side of the network's input (default: the card's, or 224).")] = None,
+) -> None:
+    """Explain one image file: PNG overlay, the map as .npy, and how it was made as JSON."""
+    from xai_lib.explain_file import explain_file
+
+    options = dict(_option(text) for text in option or [])
+    for path in explain_file(image, checkpoint, method, out, options, target, size):
+        _console().print(Text(str(path)), soft_wrap=True)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """``steps=50`` -> ("steps", 50): numbers, true, false and lists as in YAML, anything else is text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ValueError(f"option: {text!r} is not NAME=VALUE")
+    return name, yaml.safe_load(value)

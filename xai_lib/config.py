@@ -6,7 +6,8 @@ Usage::
     rng = numpy_generator(seed, "split", 3)           # one independent stream per purpose
     root = data_dir()                                 # XAI_DATA_DIR, or None
 
-Nothing here is global: a generator, a device or a folder is asked for and passed on.
+Nothing here is global: a generator, a device or a folder is asked for and passed on. torch takes seconds to import, so
+what needs it here imports it when it is called.
 """
 
 import hashlib
@@ -15,9 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def profile(name: str) -> Profile:
 class Runtime:
     """Where and how to compute: device, CPU threads, bfloat16 autocast and memory layout of the training loop."""
 
-    device: torch.device
+    device: "torch.device"
     threads: int
     bf16: bool
     channels_last: bool
@@ -59,6 +63,8 @@ class Runtime:
     @contextmanager
     def autocast(self) -> Iterator[None]:
         """Autocast to bfloat16 where `bf16` is on; float32 otherwise."""
+        import torch
+
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             yield
 
@@ -75,6 +81,8 @@ def runtime(device: str = "auto", threads: int | None = None, bf16: bool | str =
     Raises:
         ValueError: the device does not exist here, `threads` is below 1, or `bf16` is none of the three values.
     """
+    import torch
+
     if bf16 not in (True, False, "auto"):
         raise ValueError(f"bf16: {bf16!r} is not True, False or 'auto'")
     if threads is not None:
@@ -95,6 +103,8 @@ def runtime(device: str = "auto", threads: int | None = None, bf16: bool | str =
 
 def _cpu_has_bf16() -> bool:
     """Whether this CPU multiplies bfloat16 in hardware; without it autocast is slower than float32."""
+    import torch
+
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(probe()) if probe is not None else False
 
@@ -112,8 +122,10 @@ def numpy_generator(seed: int, *purpose: object) -> np.random.Generator:
     return np.random.default_rng(_stream(seed, *purpose))
 
 
-def torch_generator(seed: int, *purpose: object) -> torch.Generator:
+def torch_generator(seed: int, *purpose: object) -> "torch.Generator":
     """Independent torch stream (on the CPU) for one `purpose`."""
+    import torch
+
     return torch.Generator().manual_seed(_stream(seed, *purpose) % 2**63)
 
 

@@ -23,11 +23,14 @@ from torch.nn import functional as F
 from torchvision import models as tv
 from torchvision.models import densenet, efficientnet, mobilenetv2, resnet, squeezenet
 
+from xai_lib.mobilenet_v1 import DepthwiseSeparable, mobilenet_v1
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 SCALED_BLOCKS = (
     resnet.BasicBlock,
     resnet.Bottleneck,
+    DepthwiseSeparable,
     mobilenetv2.InvertedResidual,
     efficientnet.MBConv,
     squeezenet.Fire,
@@ -110,6 +113,7 @@ ARCHITECTURES: dict[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module
     "resnet18": (tv.resnet18, _stages, 512),
     "resnet50": (tv.resnet50, _stages, 2048),
     "resnet101": (tv.resnet101, _stages, 2048),
+    "mobilenet_v1": (mobilenet_v1, _features, 1024),
     "mobilenet_v2": (tv.mobilenet_v2, _features, 1280),
     "efficientnet_b0": (tv.efficientnet_b0, _features, 1280),
     "densenet121": (tv.densenet121, _features_then_relu, 1024),
@@ -128,11 +132,12 @@ def build(
     """Build a classifier: backbone `name`, global average pooling, a new linear head.
 
     Args:
-        name: a key of `ARCHITECTURES` (torchvision's names, and resnet10).
+        name: a key of `ARCHITECTURES` (torchvision's names, resnet10 and mobilenet_v1).
         in_channels: 1 (grey, repeated three times inside) or 3.
         outputs: number of logits; 1 for a sigmoid.
-        weights: None (random), "imagenet" (torchvision's loader), or a ``.pth`` file with torchvision's keys. A
-            checkpoint of this project knows its architecture itself: `checkpoints.load`.
+        weights: None (random), "imagenet" (torchvision's loader), or a ``.pth`` file with torchvision's keys
+            (`MobileNetV1`'s for mobilenet_v1). A checkpoint of this project knows its architecture itself:
+            `checkpoints.load`.
         padding: "torchvision", or "tensorflow": stride-2 convolutions pad right and bottom only, as TensorFlow does.
             Weights trained there need it: with torchvision's padding their maps are displaced by up to 31 pixels.
         generator: source of the head's random numbers. A random backbone is drawn from torch's global generator.
@@ -154,7 +159,7 @@ def build(
     if str(weights).endswith(".safetensors"):
         raise ValueError(f"weights: {weights} is a checkpoint; checkpoints.load builds its network and loads it")
     make, cut, channels = ARCHITECTURES[name]
-    net = _torchvision_net(name, make, weights)
+    net = _whole_net(name, make, weights)
     features = cut(net)
     if padding == "tensorflow":
         use_tensorflow_padding(features)
@@ -165,8 +170,8 @@ def build(
     return model.eval()
 
 
-def _torchvision_net(name: str, make: Callable[..., nn.Module], weights: str | Path | None) -> nn.Module:
-    """torchvision's network with the wanted weights."""
+def _whole_net(name: str, make: Callable[..., nn.Module], weights: str | Path | None) -> nn.Module:
+    """The network with its own classifier and the wanted weights."""
     if weights is None:
         return make(weights=None)
     if weights == "imagenet":
@@ -184,7 +189,7 @@ def _torchvision_net(name: str, make: Callable[..., nn.Module], weights: str | P
     try:
         net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises many kinds here, with one line for every weight that does not fit
-        raise ValueError(f"weights: {path} does not hold torchvision's {name} ({shorten(str(error), 300)})") from error
+        raise ValueError(f"weights: {path} does not hold the weights of {name} ({shorten(str(error), 300)})") from error
     bad = [n for n, t in net.state_dict().items() if not torch.isfinite(t).all()]
     if bad:
         raise ValueError(f"weights: {path} holds NaN or infinite values, the first in {bad[0]!r}")

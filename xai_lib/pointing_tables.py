@@ -1,11 +1,10 @@
-"""Study 3, the tables: classification, pointing game with its chance levels, abstention, and the verdicts.
+"""Study 3, the tables: classification, pointing game with its chance levels, and abstention.
 
 Usage::
 
     frame = mark_correct(points(runs, areas, dataset))
     table1(frame)                                  # AUC, accuracy, sensitivity, specificity with intervals
     table2({"CAM": frame}, areas, grid=(7, 7))     # hit rates of each map, chance rows beside them, per class
-    judge(frame, areas, gap)                       # verdicts on claims 3.1 to 3.4
 
 Every row of a frame is one test image in one run. Rates are counted over correctly classified rows, as in the paper;
 chance rows are counted over the same rows. Intervals resample patients.
@@ -19,10 +18,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from xai_lib import claims, statistics
+from xai_lib import statistics
 from xai_lib.localization import COLUMNS, area_shares, cell_shares, centre_hits, two_points
-from xai_lib.records import Verdict
-from xai_lib.statistics import Estimate
+from xai_lib.results import Estimate
 
 CLASSES = ("all", "benign", "malignant")
 EXTREMES = ("max", "min", "both")
@@ -126,7 +124,10 @@ def chance_columns(
 
 
 def rates(hits: pd.DataFrame, frame: pd.DataFrame, n: int = 1000, seed: int = 0) -> dict[str, dict[str, Estimate]]:
-    """Mean of each hit column over all, benign and malignant rows: ``{class: {region: estimate}}``."""
+    """Mean of each hit column over all, benign and malignant rows: ``{class: {region: estimate}}``.
+
+    Intervals are those of the bootstrap, and where every row or none is hit the exact ones of `exact_share`.
+    """
     joined = hits.assign(label=frame["label"], patient_id=frame["patient_id"])
 
     def figures(f: pd.DataFrame) -> pd.Series:
@@ -136,7 +137,22 @@ def rates(hits: pd.DataFrame, frame: pd.DataFrame, n: int = 1000, seed: int = 0)
         return pd.Series({f"{k} {c}": m for k, row in means.items() for c, m in zip(COLUMNS, row, strict=True)})
 
     found = statistics.bootstrap_many(figures, joined, n=n, seed=seed)
-    return {k: {c: found[f"{k} {c}"] for c in COLUMNS} for k in CLASSES}
+    parts = {"all": frame, "benign": frame[frame["label"] == 0], "malignant": frame[frame["label"] == 1]}
+    patients = {k: part["patient_id"].nunique() for k, part in parts.items()}
+    return {k: {c: exact_share(found[f"{k} {c}"], patients[k]) for c in COLUMNS} for k in CLASSES}
+
+
+def exact_share(share: Estimate, patients: int) -> Estimate:
+    """A share of 0 or 1 with the exact 95 % interval for `patients` (Clopper and Pearson, Biometrika 26, 404).
+
+    The bootstrap has none to give there, because every replicate is equal. A patient counts once, however many images:
+    the share of images that are hit is at most the share of patients with a hit. Other estimates are returned as given.
+    """
+    if share.value not in (0.0, 1.0) or share.low is None or share.low != share.high:
+        return share
+    reach = 1 - 0.025 ** (1 / patients)
+    low, high = (0.0, reach) if share.value == 0 else (1 - reach, 1.0)
+    return Estimate(share.value, low, high, f"exact binomial over {patients} patients")
 
 
 def table2(
@@ -270,33 +286,3 @@ def confidence_curve(frame: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[
     right = frame["correct"].to_numpy(float)[order]
     answered = np.arange(1, len(right) + 1)
     return answered / len(right), np.cumsum(right) / answered
-
-
-def judge(
-    frame: pd.DataFrame, areas: Sequence[NDArray[np.uint8]], gap: float, n: int = 1000, seed: int = 0
-) -> dict[str, Verdict]:
-    """Verdicts on claims 3.1 to 3.4, by the rules of ``data/claims.yml``.
-
-    Args:
-        frame: from `mark_correct`, of the paper's map (CAM, resized).
-        areas: regions of the whole data set.
-        gap: largest relative deviation from ``logit = mean(map) + bias``.
-        n: bootstrap replicates.
-        seed: of the bootstrap.
-    """
-    known = claims.load()
-    kept = frame[frame["correct"]]
-    chance = chance_columns(kept, areas, "uniform")
-    hits = hit_columns(kept)
-    random = rates(chance, kept, 1, seed)["all"]
-    pairs = {"ring - mass": ("ring", "mass"), "ring - below": ("ring", "below")}
-    gaps = pd.DataFrame({name: hits[a] - hits[b] for name, (a, b) in pairs.items()})
-    gaps["patient_id"] = kept["patient_id"]
-    differences = statistics.bootstrap_many(lambda f: f[list(pairs)].mean(), gaps, n=n, seed=seed)
-    at_chance = {name: random[a].value - random[b].value for name, (a, b) in pairs.items()}
-    return {
-        "3.1": claims.decide(known["3.1"], table1(frame, n, seed)),
-        "3.2": claims.decide(known["3.2"], rates(hits, kept, n, seed)["all"], {k: e.value for k, e in random.items()}),
-        "3.3": claims.decide(known["3.3"], differences, at_chance),
-        "3.4": claims.decide(known["3.4"], {"gap": Estimate(gap)}),
-    }

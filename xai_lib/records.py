@@ -21,51 +21,23 @@ import tomllib
 import types
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path, PurePath
 from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
-import torch
 
 from xai_lib.config import data_dir, repository_dir
-from xai_lib.statistics import Estimate
+from xai_lib.results import VERDICTS, Figure, Verdict
 
 SCHEMA_VERSION = 1
-VERDICTS = ("holds", "does not hold", "not decidable here")
 _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "scikit-image", "pillow", "matplotlib")
 
 
 class RecordError(ValueError):
     """A record cannot be written or read; the message names the file and the field."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One headline figure with the chance levels it has to be read against."""
-
-    estimate: Estimate
-    unit: str = ""
-    baselines: dict[str, Estimate] = field(default_factory=dict)
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a run says about one claim: `verdict` is one of `VERDICTS`, `rule` is how it was decided.
-
-    Where several figures decide, `parts` holds the verdict on each by its name, and `ours` is None.
-    """
-
-    claim: str
-    verdict: str
-    why: str
-    rule: str
-    ours: Estimate | None = None
-    baseline: Estimate | None = None
-    parts: dict[str, "Verdict"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -160,6 +132,8 @@ def _own_version() -> str:
 
 def hardware() -> dict[str, str | int | float | None]:
     """Processor, cores, threads in use, memory and GPU; nothing that names the machine or its user."""
+    import torch  # takes seconds, and reading a record does not need it
+
     info = Path("/proc/cpuinfo")
     models = re.findall(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.is_file() else []
     names = getattr(os, "sysconf_names", {})

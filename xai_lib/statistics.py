@@ -23,30 +23,11 @@ from scipy import stats
 from sklearn.metrics import roc_curve
 
 from xai_lib.config import numpy_generator
+from xai_lib.results import Estimate
 
 
 class OneClassError(ValueError):
     """The labels hold one class only, so the statistic is not defined; the bootstrap drops such a replicate."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its interval.
-
-    `low` and `high` are the ends of a 95 % interval, except after `mean_sd`; None where there is none.
-    `method` says how the interval was made.
-    """
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    method: str = ""
-
-    def __str__(self) -> str:
-        """Value and interval to three digits, as ``0.887 [0.872, 0.902]``."""
-        if self.low is None or self.high is None:
-            return f"{self.value:.3f}"
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 @dataclass(frozen=True)

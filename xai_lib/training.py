@@ -10,7 +10,6 @@ The random numbers of epoch e depend on the seed and on e alone, so a run that w
 same weights as one that was not.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -20,14 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from xai_lib import statistics
+from xai_lib import statistics, training_state
 from xai_lib.config import Runtime, torch_generator
 from xai_lib.data.images import resize
 
@@ -249,7 +246,11 @@ def fit(
     model.to(runtime.device, memory_format=layout)  # type: ignore[call-overload]
     optimizer = _optimizer(model, config)
     path = Path(state) if state else None
-    history, best = _resume(path, model, optimizer, config, seed) if path and path.is_file() else ([], _copy(model))
+    own = {"config": asdict(config), "seed": seed}
+    history: list[dict[str, float]] = []
+    best = training_state.copy(model)
+    if path and path.is_file():
+        history, best = training_state.resume(path, model, optimizer, own)
     if on_epoch and not history:
         on_epoch(0, model)
     bar = tqdm(range(len(history), config.epochs), desc="training", disable=not progress, leave=False)
@@ -262,11 +263,11 @@ def fit(
         history.append(dict(train_loss=loss, loss=val_loss, auc=auc, seconds=time.perf_counter() - tick))
         bar.set_postfix(train=f"{loss:.3f}", stop=f"{val_loss:.3f}", auc=f"{auc:.3f}")
         if _best_epoch(history) == len(history) or config.keep == "last":
-            best = _copy(model)
+            best = training_state.copy(model)
         if on_epoch:
             on_epoch(e + 1, model)
         if path:
-            _save_state(path, model, optimizer, best, history, config, seed)
+            training_state.save(path, model, optimizer, best, history, own)
     model.load_state_dict({**model.state_dict(), **best})
     model.eval()
     if path:
@@ -293,59 +294,3 @@ def _best_epoch(history: list[dict[str, float]]) -> int:
 
 def _patience_over(history: list[dict[str, float]], config: FitConfig) -> bool:
     return bool(history) and config.patience is not None and len(history) - _best_epoch(history) >= config.patience
-
-
-def _copy(model: nn.Module) -> dict[str, Tensor]:
-    """What training can change: trainable weights and, unless the backbone is frozen, the buffers."""
-    trained = {n for n, p in model.named_parameters() if p.requires_grad}
-    if not getattr(model, "frozen", False):
-        trained |= {n for n, _ in model.named_buffers()}
-    return {n: t.detach().clone() for n, t in model.state_dict().items() if n in trained}
-
-
-def _save_state(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    best: dict[str, Tensor],
-    history: list[dict[str, float]],
-    config: FitConfig,
-    seed: int,
-) -> None:
-    """Everything needed to go on, as one safetensors file; replaced in one step."""
-    tensors = {f"model/{n}": t for n, t in _copy(model).items()} | {f"best/{n}": t for n, t in best.items()}
-    for i, slots in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{i}/{k}": v for k, v in slots.items() if torch.is_tensor(v)}
-    tensors = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
-    text = json.dumps({"history": history, "config": asdict(config), "seed": seed})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary, metadata={"training": text})
-    temporary.replace(path)
-
-
-def _resume(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: FitConfig, seed: int
-) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
-    """Load the state written by `_save_state`; returns history and the best weights so far."""
-    try:
-        with safe_open(path, "pt") as file:
-            meta = json.loads(file.metadata()["training"])
-            tensors = {n: file.get_tensor(n).clone() for n in file.keys()}  # a copy: the file is replaced later
-    except (SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(f"state: {path} is damaged or not a training's state ({error}); delete it") from error
-    if meta["config"] != asdict(config) or meta["seed"] != seed:
-        raise ValueError(f"state: {path} belongs to a training with other settings or another seed; delete it")
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition("/")
-        parts[part][rest] = tensor
-    if {n: t.shape for n, t in parts["model"].items()} != {n: t.shape for n, t in _copy(model).items()}:
-        raise ValueError(f"state: {path} belongs to another network; delete it")
-    model.load_state_dict({**model.state_dict(), **parts["model"]})
-    slots: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in parts["optimizer"].items():
-        index, key = name.split("/")
-        slots.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
-    return meta["history"], parts["best"]

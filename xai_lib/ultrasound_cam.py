@@ -1,110 +1,36 @@
-"""Study 3, the experiment: train a breast-mass classifier, and keep its logits and class activation maps.
+"""Study 3, the maps: class activation maps of a trained network, their extreme points, and what these hit.
 
 Usage::
 
     areas = region_maps(dataset)                                  # the paper's regions, one array per image
-    runs = cross_validate(dataset, images, backbone, FitConfig(), runtime(), folds=5, seeds=range(5), folder="runs")
+    logits, maps = explain(model, images, runtime)                # signed class activation maps, one per image
     frame = points(runs, areas, dataset)                          # one row per test image, run and map: what was hit
 
-One `Run` is one network and its test images. It keeps the logits and the (small) activation maps of every epoch, so
-that both ways of early stopping, the pointing game against training length, and every table are read from the same
-training. Tables, intervals and verdicts are in `pointing_tables`.
+Tables, intervals and verdicts are in `pointing_tables`.
 
-Reference: Byra et al. 2022, "Deep learning methods" and "Evaluations".
+Reference: Byra et al. 2022, "Evaluations".
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from hashlib import sha256
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from xai_lib import localization, models, training
 from xai_lib.attribution import alignment, cam
-from xai_lib.config import Runtime, numpy_generator, torch_generator
-from xai_lib.data import CaseDataset, splits
-from xai_lib.data.case import file_digest
+from xai_lib.config import Runtime
+from xai_lib.data import CaseDataset
+from xai_lib.ultrasound_runs import Run
 
 OFFSET_IMAGES = 12  # as many as the offset check needs
 UNTRAINED = ("random_network", "linear_head")  # control networks in `Run.extras`, the same at every epoch
+CAMERAS_SCALES = (1, 10 / 7, 2)  # of the image's size: 224, 320 and 448 at 224
 OTHER_CELLS = ("layer_cam", "cameras", "random_network")  # maps whose cells the measured offset says nothing about
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """A network to start from: the arguments of `models.build`, and what trains (drs | head | all)."""
-
-    name: str = "squeezenet1_1"
-    weights: str | None = None
-    padding: str = "torchvision"
-    transfer: str = "drs"
-    layer: str = "features"  # for LayerCAM
-
-    def build(self, seed: int, pretrained: bool = True) -> models.Classifier:
-        """A fresh network whose head (and, without weights, everything) is drawn from `seed`."""
-        if self.transfer not in ("drs", "head", "all"):
-            raise ValueError(f"transfer: {self.transfer!r} is not 'drs', 'head' or 'all'")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(numpy_generator(seed, "weights").integers(2**62)))  # torchvision draws globally
-            weights = self.weights if pretrained else None
-            model = models.build(self.name, weights=weights, padding=self.padding)
-        models.reset_head(model, torch_generator(seed, "head"))
-        if self.transfer == "drs":
-            models.add_representation_scaling(model)
-        elif self.transfer == "head":
-            models.freeze_backbone(model)
-        return model
-
-
-@dataclass(frozen=True)
-class Run:
-    """One trained network and what it says about its test images.
-
-    `logits` (E, N) and `maps` (E, N, h, w) run over epochs, 0 being the untrained network, as do `test_loss` (E,) and
-    `val_loss` (E,; NaN at 0). `offset` is the measured offset of a cell as a share of the image (rows, columns), `gap`
-    the largest deviation from ``logit = mean(map) + bias``. `extras` holds, by name, the extreme points (N, 2, 2) of
-    further maps as shares of the image (maximum and minimum; row and column), and ``logits_<name>`` where a map comes
-    from another network.
-    """
-
-    seed: int
-    fold: int
-    test: NDArray[np.int64]
-    logits: NDArray[np.float32]
-    maps: NDArray[np.float32]
-    val_loss: NDArray[np.float64]
-    test_loss: NDArray[np.float64]
-    offset: NDArray[np.float64]
-    gap: NDArray[np.float64]
-    extras: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-
-    def epoch(self, early_stopping: str = "validation", patience: int | None = None) -> int:
-        """Epoch that early stopping keeps: on the validation loss, or, as in the paper, on the test loss.
-
-        Of the epochs that were trained the one with the lowest loss, which on the validation loss is the kept network;
-        with `patience`, as if training had ended after so many epochs without a lower loss.
-        """
-        if early_stopping not in ("validation", "test"):
-            raise ValueError(f"early_stopping: {early_stopping!r} is not 'validation' or 'test'")
-        losses = (self.val_loss if early_stopping == "validation" else self.test_loss)[1:]
-        if not len(losses):
-            return 0
-        best = 0
-        for e, loss in enumerate(losses):
-            if loss < losses[best]:
-                best = e
-            elif patience is not None and e - best >= patience:
-                break
-        return best + 1
 
 
 def region_maps(dataset: CaseDataset, progress: bool = True, **options: Any) -> list[NDArray[np.uint8]]:
@@ -163,292 +89,9 @@ def other_maps(
     for x, _ in images.batches(8, runtime):
         found["grad_cam"].append(relative_points(cam.grad_cam(model, x).cpu()))
         found["layer_cam"].append(relative_points(cam.layer_cam(model, x, layer).cpu()))
-        found["cameras"].append(relative_points(cam.cameras(model, x).cpu()))
+        sizes = [round(scale * x.shape[2]) for scale in CAMERAS_SCALES]
+        found["cameras"].append(relative_points(cam.cameras(model, x, sizes).cpu()))
     return {name: np.concatenate(parts) for name, parts in found.items()}
-
-
-def linear_head(model: models.Classifier, train: training.Stack, runtime: Runtime) -> models.Classifier:
-    """Set the head to a logistic regression on the pooled features of `train` (standardised, C = 0.01), in place."""
-    with torch.inference_mode():
-        pooled = torch.cat([model.feature_maps(x).mean((2, 3)).cpu() for x, _ in train.batches(32, runtime)]).numpy()
-    weight, bias = _regression(pooled, train.labels.numpy())
-    with torch.no_grad():
-        model.head.weight.copy_(torch.as_tensor(weight)[None])
-        model.head.bias.fill_(bias)
-    return model
-
-
-def _regression(pooled: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[NDArray[np.float64], float]:
-    """Weights (K,) and bias of a logistic regression on pooled features (N, K), in the features' own units."""
-    mean, sd = pooled.mean(0), pooled.std(0) + 1e-6
-    fit = LogisticRegression(C=0.01, max_iter=1000).fit((pooled - mean) / sd, labels)
-    weight = fit.coef_[0] / sd
-    return weight, float(fit.intercept_[0] - weight @ mean)
-
-
-def _controls(
-    backbone: Backbone, train: training.Stack, test: training.Stack, seed: int, runtime: Runtime
-) -> dict[str, NDArray[Any]]:
-    """Points and logits of networks that learnt nothing (random weights), or only a linear head."""
-    out: dict[str, NDArray[Any]] = {}
-    untrained = backbone.build(seed, pretrained=False).to(runtime.device)
-    logits, maps = explain(untrained, test, runtime)
-    out |= {"random_network": relative_points(maps), "logits_random_network": logits}
-    if backbone.weights:
-        plain = (
-            Backbone(backbone.name, backbone.weights, backbone.padding, "head").build(seed).to(runtime.device).eval()
-        )
-        logits, maps = explain(linear_head(plain, train, runtime), test, runtime)
-        out |= {"linear_head": relative_points(maps), "logits_linear_head": logits}
-    return out
-
-
-def train_run(
-    backbone: Backbone,
-    images: training.Stack,
-    parts: Mapping[str, NDArray[np.int64]],
-    config: training.FitConfig,
-    runtime: Runtime,
-    seed: int,
-    fold: int = 0,
-    shuffle_labels: bool = False,
-    externals: Mapping[str, training.Stack] | None = None,
-    state: str | Path | None = None,
-    progress: bool = True,
-    base: models.Classifier | None = None,
-    extras: bool = True,
-) -> tuple[Run, models.Classifier]:
-    """Train one network on ``parts["train"]``, stop on ``parts["val"]``, follow ``parts["test"]`` through the epochs.
-
-    Args:
-        backbone: what to start from.
-        images: the whole data set.
-        parts: indices "train", "val" and "test".
-        config: training settings.
-        runtime: device and precision; logits and maps are always computed in float32.
-        seed: of head, order, augmentation.
-        fold: for the record.
-        shuffle_labels: train on permuted labels (control).
-        externals: further data sets, on which the kept network's logits and points are taken (``<name>``).
-        state: base name of the files that let a killed training go on.
-        progress: show bars.
-        base: a trained network to start from (copied), instead of the backbone's weights.
-        extras: also make the further maps and the control networks.
-
-    Returns:
-        The run and the kept network.
-    """
-    sets = {name: images.subset(parts[name]) for name in ("train", "val", "test")}
-    if shuffle_labels:
-        order = torch.from_numpy(numpy_generator(seed, "shuffle", fold).permutation(len(sets["train"])))
-        sets["train"] = training.Stack(sets["train"].images, sets["train"].labels[order])
-    model = backbone.build(seed) if base is None else _transferred(backbone, base, seed)
-    seen = _Trajectory(sets["test"], runtime, Path(f"{state}.npz") if state else None)
-    model_state = f"{state}.safetensors" if state else None
-    result = training.fit(
-        model, sets["train"], sets["val"], config, runtime, seed, model_state, on_epoch=seen, progress=progress
-    )
-    more: dict[str, NDArray[Any]] = {}
-    if extras and not shuffle_labels:
-        more |= other_maps(model, sets["test"], backbone.layer, runtime)
-        more |= _controls(backbone, sets["train"], sets["test"], seed, runtime)
-        for name, external in (externals or {}).items():
-            logits, maps = explain(model, external, runtime)
-            more |= {name: relative_points(maps), f"logits_{name}": logits}
-    logits, maps = (np.stack(values) for values in (seen.logits, seen.maps))
-    run = Run(
-        seed=seed,
-        fold=fold,
-        test=np.asarray(parts["test"]),
-        logits=logits,
-        maps=maps,
-        val_loss=np.array([np.nan, *(h["loss"] for h in result.history)]),
-        test_loss=np.array([_log_loss(sets["test"].labels.numpy(), row) for row in logits]),
-        offset=measured_offset(model, sets["train"], runtime),
-        gap=np.array(max(seen.gaps)),
-        extras=more,
-    )
-    seen.forget()
-    return run, model
-
-
-def _transferred(backbone: Backbone, base: models.Classifier, seed: int) -> models.Classifier:
-    """A copy of `base` with a new head, prepared for the backbone's way of transfer."""
-    model = replace(backbone, weights=None, transfer="all").build(seed)
-    model.features.load_state_dict(base.features.state_dict())
-    prepare = {"drs": models.add_representation_scaling, "head": models.freeze_backbone}
-    return prepare[backbone.transfer](model) if backbone.transfer in prepare else model
-
-
-def tested_run(
-    model: models.Classifier,
-    backbone: Backbone,
-    images: training.Stack,
-    runtime: Runtime,
-    seed: int,
-    extras: bool = True,
-) -> Run:
-    """The `Run` of a network that is already trained: one epoch, all `images` tested."""
-    logits, maps = explain(model, images, runtime)
-    more = {}
-    if extras:
-        unfitted = replace(backbone, weights=None)  # there are no training images for a linear head
-        more = other_maps(model, images, backbone.layer, runtime) | _controls(unfitted, images, images, seed, runtime)
-    return Run(
-        seed=seed,
-        fold=0,
-        test=np.arange(len(images)),
-        logits=logits[None],
-        maps=maps[None],
-        val_loss=np.array([np.nan]),
-        test_loss=np.array([_log_loss(images.labels.numpy(), logits)]),
-        offset=measured_offset(model, images, runtime),
-        gap=np.array(cam.identity_gap(model, torch.from_numpy(logits), torch.from_numpy(maps))),
-        extras=more,
-    )
-
-
-class _Trajectory:
-    """Collects logits and maps of the test images after every epoch; survives a kill beside the training's state."""
-
-    def __init__(self, test: training.Stack, runtime: Runtime, path: Path | None) -> None:
-        self.test, self.runtime, self.path = test, runtime, path
-        self.logits: list[NDArray[np.float32]] = []
-        self.maps: list[NDArray[np.float32]] = []
-        self.gaps = [0.0]
-        if path and path.is_file():
-            with np.load(path, allow_pickle=False) as stored:
-                self.logits, self.maps = list(stored["logits"]), list(stored["maps"])
-                self.gaps = list(stored["gaps"]) if "gaps" in stored else [0.0]
-
-    def __call__(self, epoch: int, model: torch.nn.Module) -> None:
-        if len(self.logits) < epoch:
-            raise ValueError(
-                f"state: {self.path} holds {len(self.logits)} of the {epoch} epochs before this one; delete it and the "
-                "training's .safetensors of the same name"
-            )
-        del self.logits[epoch:], self.maps[epoch:]  # an epoch that was cut off is seen again
-        logits, maps = explain(model, self.test, self.runtime)  # type: ignore[arg-type]
-        self.gaps.append(cam.identity_gap(model, torch.from_numpy(logits), torch.from_numpy(maps)))  # type: ignore[arg-type]
-        self.logits.append(logits)
-        self.maps.append(maps)
-        if self.path:
-            arrays = {"logits": np.stack(self.logits), "maps": np.stack(self.maps), "gaps": np.array(self.gaps)}
-            save_arrays(self.path, arrays)
-
-    def forget(self) -> None:
-        if self.path:
-            self.path.unlink(missing_ok=True)
-
-
-def _log_loss(labels: NDArray[Any], logits: NDArray[Any]) -> float:
-    """Mean binary cross-entropy of logits."""
-    return float(np.mean(np.logaddexp(0, logits.astype(float)) - labels * logits))
-
-
-def fold_parts(dataset: CaseDataset, folds: int, seed: int) -> list[dict[str, NDArray[np.int64]]]:
-    """Train, validation and test indices of every fold: test is the fold, the rest is split 80:20, patients whole."""
-    out = []
-    for rest, test in splits.folds(dataset, folds, seed):
-        inner = splits.by_patient(dataset.subset(rest), {"train": 0.8, "val": 0.2}, seed)
-        parts = {"train": rest[inner["train"]], "val": rest[inner["val"]], "test": test}
-        splits.check_disjoint(dataset, **parts)
-        out.append(parts)
-    return out
-
-
-def cross_validate(
-    dataset: CaseDataset,
-    images: training.Stack,
-    backbone: Backbone,
-    config: training.FitConfig,
-    runtime: Runtime,
-    folder: str | Path,
-    folds: int = 5,
-    seeds: Iterable[int] = range(5),
-    shuffle_labels: bool = False,
-    externals: Mapping[str, training.Stack] | None = None,
-    progress: bool = True,
-) -> list[Run]:
-    """Grouped, stratified cross-validation, `folds` networks for each seed. Finished runs are read from `folder`.
-
-    The folder's name for a run depends on backbone, settings and data set, so several processes may share it (each
-    with its own seeds). It does not depend on the size of `images` nor on the order of the cases.
-    """
-    start = file_digest(Path(backbone.weights)) if backbone.weights and Path(backbone.weights).is_file() else None
-    what: list[object] = [replace(backbone, weights=start or backbone.weights), config, dataset.fingerprint]
-    what += [folds, shuffle_labels, runtime.bf16, sorted(externals or {})]
-    key = sha256(json.dumps(what, default=str).encode()).hexdigest()[:12]
-    runs = []
-    todo = [(seed, fold) for seed in seeds for fold in range(folds)]
-    for seed, fold in tqdm(todo, desc="networks", disable=not progress):
-        base = Path(folder) / key / f"seed{seed}-fold{fold}"
-        done = base.with_suffix(".npz")
-        if not done.is_file():
-            parts = fold_parts(dataset, folds, seed)[fold]
-            state = base.with_name(base.name + "-part")
-            run, _ = train_run(
-                backbone, images, parts, config, runtime, seed, fold, shuffle_labels, externals, state, progress
-            )
-            save_run(run, done)
-        runs.append(load_run(done))
-    return runs
-
-
-def linear_runs(
-    dataset: CaseDataset,
-    images: training.Stack,
-    backbone: Backbone,
-    runtime: Runtime,
-    folds: int = 5,
-    seeds: Iterable[int] = range(5),
-) -> list[Run]:
-    """Cross-validation with a linear head only: the frozen features of every image are computed once.
-
-    The head is the logistic regression of `linear_head`; nothing is stopped early, so it learns from the training and
-    the validation part. Fast enough to compare backbones.
-    """
-    model = replace(backbone, transfer="head").build(0).to(runtime.device).eval()
-    with torch.inference_mode():
-        features = torch.cat([model.feature_maps(x).float().cpu() for x, _ in images.batches(32, runtime)])
-    pooled, labels = features.mean((2, 3)).numpy(), images.labels.numpy()
-    offset = measured_offset(model, images, runtime)
-    runs = []
-    for seed in seeds:
-        for fold, parts in enumerate(fold_parts(dataset, folds, seed)):
-            train = np.concatenate([parts["train"], parts["val"]])
-            weight, bias = _regression(pooled[train], labels[train])
-            maps = torch.einsum("k,nkhw->nhw", torch.from_numpy(weight).float(), features[parts["test"]]).numpy()
-            logits = (pooled[parts["test"]] @ weight + bias).astype(np.float32)
-            gap = np.abs(logits - maps.mean((1, 2)) - bias) / np.maximum(1, np.abs(logits))
-            loss = np.array([_log_loss(labels[parts["test"]], logits)])
-            nothing = np.array([np.nan])
-            runs.append(Run(seed, fold, parts["test"], logits[None], maps[None], nothing, loss, offset, gap.max()))
-    return runs
-
-
-def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write an .npz whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp.npz")
-    np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
-    temporary.replace(path)
-
-
-def save_run(run: Run, path: Path) -> None:
-    """Store a run as .npz."""
-    names = ("test", "logits", "maps", "val_loss", "test_loss", "offset", "gap")
-    arrays = {name: getattr(run, name) for name in names} | {"run": np.array([run.seed, run.fold])}
-    save_arrays(path, arrays | {f"extra/{name}": value for name, value in run.extras.items()})
-
-
-def load_run(path: Path) -> Run:
-    """Read a run."""
-    with np.load(path, allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored.files}
-    extras = {name.removeprefix("extra/"): arrays.pop(name) for name in list(arrays) if name.startswith("extra/")}
-    seed, fold = (int(v) for v in arrays.pop("run"))
-    return Run(seed=seed, fold=fold, extras=extras, **arrays)
 
 
 def points(

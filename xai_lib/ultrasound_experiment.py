@@ -1,4 +1,4 @@
-"""Study 3, put together: which data, network and training a profile means, and one call that carries it out.
+"""Study 3, put together: one call that trains and tests the networks, and what is read from them.
 
 Usage::
 
@@ -24,121 +24,21 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from xai_lib import checkpoints, data, models, pointing_tables, training, ultrasound_cam
-from xai_lib.config import Runtime, cache_dir, profile, repository_dir
+from xai_lib import checkpoints, data, models, pointing_tables, statistics, training, ultrasound_training
+from xai_lib.config import Runtime, cache_dir
 from xai_lib.data import CaseDataset, splits
 from xai_lib.data.synthetic.ultrasound import CUES, planted
-from xai_lib.training import FitConfig
-from xai_lib.ultrasound_cam import Backbone, Run
+from xai_lib.ultrasound_cam import points, region_maps
+from xai_lib.ultrasound_controls import linear_runs
+from xai_lib.ultrasound_runs import Backbone, Run, load_run, save_run
+from xai_lib.ultrasound_settings import LAYERS, SYNTHETIC, Settings
+from xai_lib.ultrasound_settings import settings as settings  # asked for together with `carry_out`
 
-SYNTHETIC = "synthetic_ultrasound"
 NETWORK = "ultrasound_resnet10.safetensors"  # the shipped network of `lab`
 SHUFFLED = "ultrasound_shuffled.npz"
-TRANSFERS = ("drs", "linear", "none")
 OTHERS = {"busi": "breast", "breast": "busi"}  # a network trained on one is also tested on the other
 CUE_PARTS = {"train": 0.50, "val": 0.15, "test": 0.35}
 LENGTHS = (0, 1, 2, 4, 8, 16, 32)  # epochs at which the pointing game is looked at
-RING_FRACTION = 0.567  # median of 5 mm / equivalent diameter over the masses of BrEaST; for data without a pixel size
-LAYERS = {  # the layer for LayerCAM: twice as fine as the last one
-    "resnet10": "features.layer3",
-    "resnet18": "features.layer3",
-    "resnet50": "features.layer3",
-    "resnet101": "features.layer3",
-    "mobilenet_v2": "features.13",
-    "efficientnet_b0": "features.5",
-    "densenet121": "features.0.transition3.norm",
-    "squeezenet1_1": "features.7",
-}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a profile means for this study. `masses` and `cue_masses` count synthetic masses (two views each);
-    `parts` are the shares of train, val and test.
-
-    `transfer` says what happens on a real data set: "drs" trains scales and head in folds, "linear" only a linear head
-    in folds, "none" tests the shipped synthetic network as it is.
-    """
-
-    profile: str
-    dataset: str = SYNTHETIC
-    data_root: str | None = None
-    transfer: str = "drs"
-    masses: int = 1200
-    cue_masses: int = 80
-    parts: tuple[float, float, float] = (0.80, 0.10, 0.10)
-    size: int = 224
-    backbone: Backbone = field(default_factory=lambda: Backbone("resnet10", transfer="all", layer=LAYERS["resnet10"]))
-    fit: FitConfig = field(
-        default_factory=lambda: FitConfig(
-            epochs=12, batch_size=16, optimizer="adamw", weight_decay=0.01, schedule="onecycle", patience=None
-        )
-    )
-    cue_fit: FitConfig = field(default_factory=lambda: FitConfig(epochs=12, batch_size=12, learning_rate=3e-3))
-    folds: int = 5
-    repetitions: int = 5
-    replicates: int = 1000
-    checkpoint: str | None = field(default_factory=lambda: str(repository_dir() / "data" / "checkpoints"))
-
-    @property
-    def synthetic(self) -> bool:
-        """Whether the images come from the generator."""
-        return self.dataset == SYNTHETIC
-
-    @property
-    def regions(self) -> dict[str, float]:
-        """Options of `localization.regions`: 5 mm, or a fraction of the diameter where the pixel size is unknown."""
-        return {"ring_fraction": RING_FRACTION} if self.dataset == "busi" else {"ring_mm": 5.0}
-
-
-def settings(
-    profile_name: str,
-    dataset: str = "",
-    data_root: str = "",
-    backbone: str = "",
-    weights: str = "",
-    padding: str = "torchvision",
-    transfer: str = "",
-    epochs: int = 0,
-    folds: int = 5,
-    repetitions: int = 5,
-) -> Settings:
-    """Settings of a profile; an empty text or 0 leaves the profile's choice.
-
-    On synthetic images any other network or number of epochs means training anew (all weights, or DRS where `weights`
-    are given). On real images the default start is ImageNet: ResNet-50 at `paper`, else SqueezeNet.
-
-    Raises:
-        ValueError: an unknown profile, data set, network or option, or `transfer` with synthetic images.
-    """
-    chosen = profile(profile_name)
-    for name, value, known in (
-        ("dataset", dataset, data.available()),
-        ("backbone", backbone, LAYERS),
-        ("transfer", transfer, TRANSFERS),
-    ):
-        if value and value not in known:
-            raise ValueError(f"{name}: {value!r} is unknown, expected one of {', '.join(known)}")
-    dataset = dataset or ("busi" if chosen.name == "paper" else SYNTHETIC)
-    base = Settings(chosen.name, dataset, data_root or None, folds=folds, repetitions=repetitions)
-    if chosen.name == "smoke":
-        fit, cue_fit = replace(base.fit, epochs=2), replace(base.cue_fit, epochs=1)
-        base = replace(base, masses=24, cue_masses=12, parts=(0.5, 0.2, 0.3), size=96, fit=fit, cue_fit=cue_fit)
-        base = replace(base, replicates=50)
-    if base.synthetic:
-        if transfer:
-            raise ValueError(f"transfer: {transfer!r} is for real data sets, not for {dataset}")
-        if backbone or weights or padding != "torchvision":
-            name = backbone or base.backbone.name
-            start = Backbone(name, weights or None, padding, "drs" if weights else "all", LAYERS[name])
-            base = replace(base, backbone=start)
-        anew = chosen.name != "lab" or bool(epochs) or base.backbone != Settings("lab").backbone
-        base = replace(base, checkpoint=None if anew else base.checkpoint)
-    else:
-        name = backbone or ("resnet50" if chosen.name == "paper" else "squeezenet1_1")
-        start = Backbone(name, weights or "imagenet", padding, "drs", LAYERS[name])
-        base = replace(base, backbone=start, fit=FitConfig(), transfer=transfer or "drs")
-    return replace(base, fit=replace(base.fit, epochs=epochs)) if epochs else base
 
 
 @dataclass(frozen=True)
@@ -190,21 +90,21 @@ def _real(chosen: Settings, seed: int, runtime: Runtime, progress: bool) -> Done
     """A real data set: the shipped network as it is, a linear head in folds, or DRS in folds with its controls."""
     dataset = data.load(chosen.dataset, chosen.data_root)
     images = training.stack(dataset, chosen.size, progress)
-    areas = ultrasound_cam.region_maps(dataset, progress, **chosen.regions)
+    areas = region_maps(dataset, progress, **chosen.regions)
     model, card = checkpoints.load(Path(str(chosen.checkpoint)) / NETWORK)
     seeds = range(seed, seed + chosen.repetitions)
     if chosen.transfer == "none":
         name = str(model.spec["architecture"])
         shipped = Backbone(name, transfer="all", layer=LAYERS[name])
-        run = ultrasound_cam.tested_run(model.to(runtime.device), shipped, images, runtime, seed)
+        run = ultrasound_training.tested_run(model.to(runtime.device), shipped, images, runtime, seed)
         return Done(dataset, areas, [run], model, card)
     if chosen.transfer == "linear":
-        runs = ultrasound_cam.linear_runs(dataset, images, chosen.backbone, runtime, chosen.folds, seeds)
+        runs = linear_runs(dataset, images, chosen.backbone, runtime, chosen.folds, seeds)
         return Done(dataset, areas, runs, model, card)
     externals = _externals(chosen, progress)
     stacks = {name: training.stack(cases, chosen.size, progress) for name, (cases, _) in externals.items()}
     validate = partial(
-        ultrasound_cam.cross_validate,
+        ultrasound_training.cross_validate,
         dataset,
         images,
         chosen.backbone,
@@ -229,7 +129,7 @@ def _externals(chosen: Settings, progress: bool) -> dict[str, tuple[CaseDataset,
     except data.DataError as error:
         logging.getLogger(__name__).warning("not tested on %s: %s", other, error)
         return {}
-    return {other: (cases, ultrasound_cam.region_maps(cases, progress, **replace(chosen, dataset=other).regions))}
+    return {other: (cases, region_maps(cases, progress, **replace(chosen, dataset=other).regions))}
 
 
 def _synthetic(chosen: Settings, seed: int, runtime: Runtime, folder: Path, retrain: bool, progress: bool) -> Done:
@@ -240,7 +140,7 @@ def _synthetic(chosen: Settings, seed: int, runtime: Runtime, folder: Path, retr
     parts = splits.by_patient(dataset, dict(zip(("train", "val", "test"), chosen.parts, strict=True)), card["seed"])
     splits.check_disjoint(dataset, **parts)
     tested = dataset.subset(parts["test"])
-    areas = ultrasound_cam.region_maps(tested, progress, **chosen.regions)
+    areas = region_maps(tested, progress, **chosen.regions)
     if shipped is None:
         run, shuffled, model = _train_synthetic(chosen, seed, runtime, folder, dataset, parts, retrain, progress)
         card = {"profile": chosen.profile, "seed": seed, "data": dataset.fingerprint, "kept_epoch": run.epoch()}
@@ -252,13 +152,13 @@ def _synthetic(chosen: Settings, seed: int, runtime: Runtime, folder: Path, retr
         raise checkpoints.CheckpointError(f"{shipped}: made for other images, or another split; retrain=True")
     model, card = checkpoints.load(shipped, expect={"architecture": chosen.backbone.name})
     images = training.stack(tested, chosen.size, progress)
-    live = ultrasound_cam.tested_run(model.to(runtime.device), chosen.backbone, images, runtime, seed)
-    stored = ultrasound_cam.load_run(shipped.with_suffix(".npz"))
+    live = ultrasound_training.tested_run(model.to(runtime.device), chosen.backbone, images, runtime, seed)
+    stored = load_run(shipped.with_suffix(".npz"))
     kept = stored.epoch()
     logits, maps = stored.logits.copy(), stored.maps.astype(np.float32)
     logits[kept], maps[kept] = live.logits[0], live.maps[0]
     run = replace(live, logits=logits, maps=maps, val_loss=stored.val_loss, test_loss=stored.test_loss)
-    shuffled = ultrasound_cam.load_run(shipped.with_name(SHUFFLED))
+    shuffled = load_run(shipped.with_name(SHUFFLED))
     return Done(tested, areas, [run], model, card, [shuffled])
 
 
@@ -284,14 +184,14 @@ def _train_synthetic(
         images = training.stack(dataset, chosen.size, progress)
         fit = replace(chosen.fit, epochs=max(1, chosen.fit.epochs // 4))
         for name, config, shuffle in (("training", chosen.fit, False), ("shuffled", fit, True)):
-            run, model = ultrasound_cam.train_run(
+            run, model = ultrasound_training.train_run(
                 chosen.backbone, images, parts, config, runtime, seed, 0, shuffle, None, state / name, progress
             )
-            ultrasound_cam.save_run(run, state / f"{name}.run.npz")
+            save_run(run, state / f"{name}.run.npz")
             if not shuffle:
                 kept = model
         checkpoints.save(kept, finished, {"seed": seed}, half=False)
-    run, shuffled = (ultrasound_cam.load_run(state / f"{name}.run.npz") for name in ("training", "shuffled"))
+    run, shuffled = (load_run(state / f"{name}.run.npz") for name in ("training", "shuffled"))
     model, _ = checkpoints.load(finished)
     small = replace(run, test=own, maps=run.maps.astype(np.float16))
     last = replace(
@@ -302,8 +202,8 @@ def _train_synthetic(
         val_loss=shuffled.val_loss[-1:],
         test_loss=shuffled.test_loss[-1:],
     )
-    ultrasound_cam.save_run(small, (folder / NETWORK).with_suffix(".npz"))
-    ultrasound_cam.save_run(last, folder / SHUFFLED)
+    save_run(small, (folder / NETWORK).with_suffix(".npz"))
+    save_run(last, folder / SHUFFLED)
     return replace(run, test=own), last, model
 
 
@@ -312,7 +212,7 @@ def training_length(done: Done) -> pd.DataFrame:
     rows = []
     longest = max(len(run.logits) for run in done.runs) - 1
     for epoch in sorted({e for e in LENGTHS if e < longest} | {longest}):
-        frame = pointing_tables.mark_correct(ultrasound_cam.points(done.runs, done.areas, done.dataset, epoch=epoch))
+        frame = pointing_tables.mark_correct(points(done.runs, done.areas, done.dataset, epoch=epoch))
         hits = pointing_tables.hit_columns(frame[frame["correct"]]).mean()
         rows.append({"epoch": epoch, "auc": pointing_tables.mean_auc(frame), **hits.to_dict()})
     return pd.DataFrame(rows)
@@ -347,7 +247,7 @@ def _stopped(run: Run, labels: NDArray[Any], chooser: NDArray[Any], fresh: NDArr
     for how, epoch in epochs.items():
         out[f"{how}_epoch"] = epoch
         for name, rows in (("same", chooser), ("fresh", fresh)):
-            out[f"{how}_auc_{name}"] = pointing_tables.statistics.auc(labels[rows], run.logits[epoch, rows])
+            out[f"{how}_auc_{name}"] = statistics.auc(labels[rows], run.logits[epoch, rows])
     return out
 
 
@@ -365,18 +265,18 @@ def planted_cues(
         dataset = data.load(SYNTHETIC, seed=seed + 1, masses=chosen.cue_masses, size=chosen.size, strength=strength)
         parts = splits.by_patient(dataset, CUE_PARTS, seed)
         tested = dataset.subset(parts["test"])
-        areas = ultrasound_cam.region_maps(tested, False, **chosen.regions)
+        areas = region_maps(tested, False, **chosen.regions)
         name = f"ultrasound_cue_{cue}.safetensors"
         if chosen.checkpoint and not retrain:
             model, card = checkpoints.load(Path(chosen.checkpoint) / name, base=deepcopy(base).cpu())
             images = training.stack(tested, chosen.size, False)
-            run = ultrasound_cam.tested_run(
+            run = ultrasound_training.tested_run(
                 model.to(runtime.device), chosen.backbone, images, runtime, seed, extras=False
             )
         else:
             images = training.stack(dataset, chosen.size, False)
             start = replace(chosen.backbone, transfer="drs")
-            run, model = ultrasound_cam.train_run(
+            run, model = ultrasound_training.train_run(
                 start, images, parts, chosen.cue_fit, runtime, seed, base=base, progress=False, extras=False
             )
             run = replace(run, test=np.arange(len(tested)))

@@ -7,16 +7,18 @@ Usage::
     records.make(..., figures=result.figures(), verdicts=result.verdicts, tables=result.tables())
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from xai_lib import claims, statistics
 from xai_lib import pointing_tables as tables
 from xai_lib.localization import COLUMNS
-from xai_lib.records import Figure, Record, Verdict
-from xai_lib.statistics import Estimate
+from xai_lib.records import Record
+from xai_lib.results import Estimate, Figure, Verdict
 from xai_lib.ultrasound_cam import first_points, points
 from xai_lib.ultrasound_experiment import Done, stopping, training_length
 
@@ -119,7 +121,7 @@ def summarise(done: Done, replicates: int = 1000, seed: int = 0) -> Summary:
         abstained=tables.abstention(frame),
         ties={"tied_maximum": float(tied[:, 0].mean()), "tied_minimum": float(tied[:, 1].mean())},
         offset={"offset_rows": float(offset[0]), "offset_cols": float(offset[1])},
-        verdicts=tables.judge(frame, done.areas, max(float(run.gap) for run in done.runs), replicates, seed),
+        verdicts=judge(frame, done.areas, max(float(run.gap) for run in done.runs), replicates, seed),
     )
 
 
@@ -175,6 +177,37 @@ def _external(done: Done, replicates: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def judge(
+    frame: pd.DataFrame, areas: Sequence[NDArray[np.uint8]], gap: float, n: int = 1000, seed: int = 0
+) -> dict[str, Verdict]:
+    """Verdicts on claims 3.1 to 3.4, by the rules of ``data/claims.yml``.
+
+    Args:
+        frame: from `mark_correct`, of the paper's map (CAM, resized).
+        areas: regions of the whole data set.
+        gap: largest relative deviation from ``logit = mean(map) + bias``.
+        n: bootstrap replicates.
+        seed: of the bootstrap.
+    """
+    known = claims.load()
+    kept = frame[frame["correct"]]
+    chance = tables.chance_columns(kept, areas, "uniform")
+    hits = tables.hit_columns(kept)
+    random = tables.rates(chance, kept, 1, seed)["all"]
+    pairs = {"ring - mass": ("ring", "mass"), "ring - below": ("ring", "below")}
+    gaps = pd.DataFrame({name: hits[a] - hits[b] for name, (a, b) in pairs.items()})
+    gaps["patient_id"] = kept["patient_id"]
+    differences = statistics.bootstrap_many(lambda f: f[list(pairs)].mean(), gaps, n=n, seed=seed)
+    at_chance = {name: random[a].value - random[b].value for name, (a, b) in pairs.items()}
+    levels = {name: chance.value for name, chance in random.items()}
+    return {
+        "3.1": claims.decide(known["3.1"], tables.table1(frame, n, seed)),
+        "3.2": claims.decide(known["3.2"], tables.rates(hits, kept, n, seed)["all"], levels),
+        "3.3": claims.decide(known["3.3"], differences, at_chance),
+        "3.4": claims.decide(known["3.4"], {"gap": Estimate(gap)}),
+    }
+
+
 def overview(found: Mapping[str, Record]) -> pd.DataFrame:
     """One row per record: data, network, AUC and hit rates in per cent with 95 % intervals, chance in brackets."""
     rows = []
@@ -194,4 +227,4 @@ def overview(found: Mapping[str, Record]) -> pd.DataFrame:
                 interval = f" [{100 * hit.low:.0f}, {100 * hit.high:.0f}]"
             row[region] = f"{100 * hit.value:.0f}{interval} ({100 * chance:.0f})"
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["data", "network", "transfer", "AUC", *COLUMNS])

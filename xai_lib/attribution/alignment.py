@@ -69,11 +69,16 @@ def cell_offset(model: Classifier, x: Tensor) -> Offset:
     Raises:
         ValueError: as `cell_energy`.
     """
-    energy = cell_energy(model, x)
+    return energy_offset(cell_energy(model, x))
+
+
+def energy_offset(energy: Tensor) -> Offset:
+    """Centroid of the energies (N, H, W) of `cell_energy`, image by image, minus the image's centre."""
     total = energy.sum((1, 2))
-    rows = torch.arange(x.shape[2], dtype=torch.float64, device=x.device)
-    cols = torch.arange(x.shape[3], dtype=torch.float64, device=x.device)
-    d_rows = (energy.sum(2) @ rows) / total - (x.shape[2] - 1) / 2
-    d_cols = (energy.sum(1) @ cols) / total - (x.shape[3] - 1) / 2
-    spread = [float(d.std()) if len(x) > 1 else 0.0 for d in (d_rows, d_cols)]
+    height, width = energy.shape[1:]
+    rows = torch.arange(height, dtype=torch.float64, device=energy.device)
+    cols = torch.arange(width, dtype=torch.float64, device=energy.device)
+    d_rows = (energy.sum(2) @ rows) / total - (height - 1) / 2
+    d_cols = (energy.sum(1) @ cols) / total - (width - 1) / 2
+    spread = [float(d.std()) if len(energy) > 1 else 0.0 for d in (d_rows, d_cols)]
     return Offset(float(d_rows.mean()), float(d_cols.mean()), *spread)

@@ -3,7 +3,7 @@
 Usage::
 
     logits, maps = class_activation_map(model, x)         # (N,), (N, h, w); logits = maps.mean((1, 2)) + bias
-    maps = layer_cam(model, x, layer="features.layer3")   # finer grid, earlier layer
+    maps = layer_cam(model, x, layer="features.layer3")   # finer grid, earlier layer; the engine's, see `gradients`
     maps = resize_map(maps, (height, width))              # to the image
 
 Theory: a network that ends in global average pooling and one linear layer computes
@@ -21,6 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from xai_lib.attribution import gradients
+from xai_lib.attribution.core import Found, Network
+from xai_lib.attribution.gradients import resize_map
 from xai_lib.models import Classifier
 
 
@@ -60,56 +63,24 @@ def _check(model: Classifier) -> None:
         raise ValueError(f"model: one output expected, it has {model.head.out_features}")
 
 
-def activation_and_gradient(model: Classifier, x: Tensor, layer: str) -> tuple[Tensor, Tensor]:
-    """Activation A of the submodule `layer` and the gradient of the logit by it, both (N, K, h, w).
-
-    The activation is cloned where it leaves the layer: an in-place ReLU behind it would otherwise change it.
-
-    Raises:
-        ValueError: no such layer (the message lists the top ones), its output is not (N, K, h, w), it runs several
-            times in one pass (as ResNet's ReLUs do) or not at all, or the model is in train mode.
-    """
-    _check(model)
-    modules = dict(model.named_modules())
-    if layer not in modules or not layer:
-        known = ["features", *(name for name in modules if name.count(".") == 1)]
-        raise ValueError(f"layer: {layer!r} is not in the model, which has {', '.join(known)}, ...")
-    kept: list[Tensor] = []
-
-    def keep(_: torch.nn.Module, __: object, out: Tensor) -> Tensor:
-        kept.append(out.detach().requires_grad_())
-        return kept[-1].clone()
-
-    handle = modules[layer].register_forward_hook(keep)
-    try:
-        with torch.enable_grad():
-            total = model(x).sum()
-    finally:
-        handle.remove()
-    if len(kept) != 1 or kept[0].ndim != 4:
-        shapes = ", ".join(str(tuple(out.shape)) for out in kept)
-        raise ValueError(f"layer: {layer!r} gave {len(kept)} outputs ({shapes}), expected one of shape (N, K, h, w)")
-    total.backward(inputs=kept)
-    gradient = kept[0].grad
-    if gradient is None:
-        raise ValueError(f"layer: the logit does not depend on {layer!r}")
-    return kept[0].detach(), gradient
-
-
 def grad_cam(model: Classifier, x: Tensor, layer: str = "features") -> Tensor:
-    """Grad-CAM without its final ReLU, (N, h, w): channels weighted by the mean of their gradient."""
-    activation, gradient = activation_and_gradient(model, x, layer)
-    return (gradient.mean((2, 3), keepdim=True) * activation).sum(1)
+    """Grad-CAM without its final ReLU, (N, h, w), of a network with one output; see `gradients.grad_cam`."""
+    return _grid(gradients.grad_cam(*_explained(model, x), layer=layer))
 
 
 def layer_cam(model: Classifier, x: Tensor, layer: str = "features") -> Tensor:
-    """Signed LayerCAM, (N, h, w): every position weighted by its own gradient.
+    """Signed LayerCAM, (N, h, w), of a network with one output; see `gradients.layer_cam`."""
+    return _grid(gradients.layer_cam(*_explained(model, x), layer=layer, signed=True))
 
-    LayerCAM keeps the positive gradients, ``sum_k relu(g_k) A_k``. The same for the opposite class (gradient -g) is
-    subtracted, so that the minimum has a meaning too; the two together are ``sum_k g_k A_k``.
-    """
-    activation, gradient = activation_and_gradient(model, x, layer)
-    return (gradient * activation).sum(1)
+
+def _explained(model: Classifier, x: Tensor) -> tuple[Network, Tensor, Tensor]:
+    _check(model)
+    network = Network(model)
+    return network, *network.inputs(x, 0)
+
+
+def _grid(found: Found) -> Tensor:
+    return found.map if found.grid is None else found.grid
 
 
 def cameras(model: Classifier, x: Tensor, sizes: Sequence[int] = (224, 320, 448)) -> Tensor:
@@ -124,11 +95,3 @@ def cameras(model: Classifier, x: Tensor, sizes: Sequence[int] = (224, 320, 448)
         scaled = F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
         maps.append(resize_map(class_activation_map(model, scaled)[1], (x.shape[2], x.shape[3])))
     return torch.stack(maps).mean(0)
-
-
-def resize_map(maps: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Bilinear resize (N, h, w) -> (N, H, W), ``align_corners=False`` as in the paper's pipeline.
-
-    At an integer factor the mean is kept exactly, elsewhere almost.
-    """
-    return F.interpolate(maps[:, None], size=shape, mode="bilinear", align_corners=False)[:, 0]

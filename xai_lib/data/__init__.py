@@ -9,17 +9,42 @@ from collections.abc import Callable
 from pathlib import Path
 
 from xai_lib import config
-from xai_lib.data import breast, busi, oasbud, splits
+from xai_lib.data import (
+    breast,
+    busi,
+    cbis_ddsm,
+    ddsm,
+    inbreast,
+    mini_mias,
+    nyu_sample,
+    oasbud,
+    omi_db,
+    rsna,
+    splits,
+    vindr,
+)
 from xai_lib.data.case import Case, CaseDataset, DataError, Report, Skipped
 
 __all__ = ["Case", "CaseDataset", "DataError", "Report", "Skipped", "available", "check", "load"]
 
-FOLDERS = {"busi": "BUSI/Dataset_BUSI_with_GT", "breast": "BrEaST", "oasbud": "OASBUD"}  # under XAI_DATA_DIR
+FOLDERS = {  # under XAI_DATA_DIR
+    "breast": "BrEaST",
+    "busi": "BUSI/Dataset_BUSI_with_GT",
+    "cbis_ddsm": "CBIS-DDSM",
+    "ddsm": "DDSM",
+    "inbreast": "INbreast Release 1.0",
+    "mini_mias": "mini-MIAS/all-mias",
+    "nyu_sample": "NYU-sample/sample_data",
+    "oasbud": "OASBUD",
+    "omi_db": "omi-db",
+    "rsna": "rsna-breast-cancer-detection",
+    "vindr": "vindr-mammo",
+}
 
 
 def available() -> list[str]:
     """Names that `load` knows."""
-    return sorted([*FOLDERS, "synthetic_ultrasound"])
+    return sorted([*FOLDERS, "synthetic_mammogram", "synthetic_ultrasound"])
 
 
 def load(
@@ -62,7 +87,19 @@ def check(name: str, root: Path | str | None = None) -> Report:
         DataError: the folder is missing or holds nothing of this data set.
         ValueError: the name is not that of a real data set.
     """
-    checkers = {"busi": busi.check_busi, "breast": breast.check_breast, "oasbud": oasbud.check_oasbud}
+    checkers: dict[str, Callable[[Path], Report]] = {
+        "breast": breast.check_breast,
+        "busi": busi.check_busi,
+        "cbis_ddsm": cbis_ddsm.check_cbis_ddsm,
+        "ddsm": ddsm.check_ddsm,
+        "inbreast": inbreast.check_inbreast,
+        "mini_mias": mini_mias.check_mini_mias,
+        "nyu_sample": nyu_sample.check_nyu_sample,
+        "oasbud": oasbud.check_oasbud,
+        "omi_db": omi_db.check_omi_db,
+        "rsna": rsna.check_rsna,
+        "vindr": vindr.check_vindr,
+    }
     if name not in checkers:
         raise ValueError(f"name: {name!r} has no folder to check, expected one of {', '.join(checkers)}")
     return checkers[name](_root(name, root))
@@ -84,10 +121,22 @@ def _loader(name: str) -> Callable[..., CaseDataset]:
         from xai_lib.data.synthetic.ultrasound import load_synthetic_ultrasound
 
         return load_synthetic_ultrasound
+    if name == "synthetic_mammogram":
+        from xai_lib.data.synthetic.mammogram import load_synthetic_mammogram
+
+        return load_synthetic_mammogram
     loaders: dict[str, Callable[..., CaseDataset]] = {
-        "busi": busi.load_busi,
         "breast": breast.load_breast,
+        "busi": busi.load_busi,
+        "cbis_ddsm": cbis_ddsm.load_cbis_ddsm,
+        "ddsm": ddsm.load_ddsm,
+        "inbreast": inbreast.load_inbreast,
+        "mini_mias": mini_mias.load_mini_mias,
+        "nyu_sample": nyu_sample.load_nyu_sample,
         "oasbud": oasbud.load_oasbud,
+        "omi_db": omi_db.load_omi_db,
+        "rsna": rsna.load_rsna,
+        "vindr": vindr.load_vindr,
     }
     if name not in loaders:
         raise ValueError(f"name: {name!r} is unknown, expected one of {', '.join(available())}")

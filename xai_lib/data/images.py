@@ -1,4 +1,4 @@
-"""Reading images and masks of any PNG mode, and resizing.
+"""Reading images and masks of any PNG mode or from DICOM, and resizing.
 
 Usage::
 
@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from xai_lib.data.case import Case, DataError, boxes_from_mask
+from xai_lib.data.dicom import MAX_PIXELS, SUFFIXES, read_dicom
 
 _FAILURES = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
@@ -27,11 +28,16 @@ def read_image(path: Path | str) -> np.ndarray:
     """Read an image as (H, W) float32 in [0, 1].
 
     Grey 8-bit is divided by 255, grey 16-bit by 65535; colour becomes luminance (ITU-R 601), transparency is ignored.
+    ``.dcm`` and ``.dicom`` are read by `dicom.read_dicom` with its defaults.
 
     Raises:
-        DataError: the file is missing, truncated, no image, has no pixel, or has a mode that is none of these.
+        DataError: the file is missing, truncated, no image, has no pixel, more than `dicom.MAX_PIXELS`, or a mode that
+            is none of these.
     """
-    image = _open(Path(path))
+    path = Path(path)
+    if path.suffix.lower() in SUFFIXES:
+        return read_dicom(path).pixels
+    image = _open(path)
     if image.mode in ("I;16", "I;16B", "I;16L", "I"):  # Pillow < 11 calls a 16-bit PNG "I"
         return np.asarray(image, dtype=np.float32) / 65535
     return np.asarray(_opaque(image).convert("L"), dtype=np.float32) / 255
@@ -111,8 +117,12 @@ def _open(path: Path) -> Image.Image:
     if not path.is_file():
         raise DataError(f"{path}: image file is missing")
     try:
-        with Image.open(path) as image:
+        with Image.open(path) as image:  # reads the header only
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(f"{path}: {image.height} x {image.width} pixels; expected at most {MAX_PIXELS}")
             image.load()
+    except DataError:
+        raise
     except _FAILURES as error:
         raise DataError(f"{path}: not a readable image: {error}") from error
     if image.mode == "F":

@@ -1,24 +1,11 @@
-"""Figures. Functions take arrays and results, compute nothing, and return the matplotlib figure.
+"""Figures of study 3: class activation maps, regions, the pointing game."""
 
-Usage::
-
-    figure = image_grid(cases, columns=6)
-    save(figure, output / "figures", "fig1_examples")
-
-Colours are the colour-blind safe set of Okabe and Ito; signed maps go from blue (against malignant) over white to red
-(for malignant), with the same scale on both sides of zero.
-"""
-
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
@@ -26,57 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from xai_lib.data import Case
 from xai_lib.localization import COLUMNS, REGIONS
+from xai_lib.plotting.common import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, class_name, show_image
 from xai_lib.statistics import Estimate
 
-BLUE, ORANGE, GREEN, PURPLE, SKY, BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000"
 REGION_COLOURS = {"mass": ORANGE, "ring": SKY, "below": PURPLE}
-CLASS_NAMES = {0: "benign", 1: "malignant"}
-
-
-def show_source(function: Callable[..., Any]) -> Markdown:
-    """Source of a function or class, to be shown in a notebook beside the text that explains it."""
-    return Markdown(f"```python\n{inspect.getsource(function)}```")
-
-
-def save(figure: Figure, folder: str | Path, name: str) -> None:
-    """Write `figure` as ``<folder>/<name>.png`` at 150 dots per inch; the folder is made where it is missing."""
-    path = Path(folder) / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, bbox_inches="tight")
-
-
-def show_image(axes: Axes, case: Case, outline: bool = True, title: str | None = None, bar: bool = True) -> None:
-    """Draw one case in grey, the outline of its mass, and a 10 mm scale bar where the pixel size is known."""
-    height, width = case.image.shape[1:]
-    axes.imshow(case.image[0].numpy(), cmap="gray", vmin=0, vmax=1)
-    if outline and case.mask is not None:
-        axes.contour(case.mask.numpy(), levels=[0.5], colors=[GREEN], linewidths=1.2)
-    if bar and case.pixel_mm:
-        length = 10 / case.pixel_mm
-        axes.plot([0.05 * width, 0.05 * width + length], [0.95 * height] * 2, color="white", lw=2.5)
-        axes.text(0.05 * width, 0.92 * height, "10 mm", color="white", fontsize=7, va="bottom")
-    axes.set_title(title if title is not None else _class_name(case), fontsize=8)
-    axes.set_axis_off()
-
-
-def _class_name(case: Case) -> str:
-    """Name of the case's class, "" where the label is unknown."""
-    return "" if case.label is None else CLASS_NAMES.get(case.label, "")
-
-
-def image_grid(
-    cases: Sequence[Case], columns: int = 6, outline: bool = True, title: str = "", width: float = 7.2
-) -> Figure:
-    """Cases side by side, with mass outlines and class names (Fig. 1)."""
-    rows = -(-len(cases) // columns)
-    size = (width, rows * (width / columns + 0.22) + 0.3)
-    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for axes, case in zip(grid.flat, cases, strict=False):
-        show_image(axes, case, outline)
-    figure.suptitle(title, fontsize=10)
-    return figure
 
 
 def cam_scheme(
@@ -114,7 +54,7 @@ def cam_scheme(
 def regions_figure(case: Case, areas: NDArray[np.uint8]) -> Figure:
     """An image and its three regions (Fig. 3)."""
     figure, axes = plt.subplots(1, 4, figsize=(7.2, 2.1))
-    name = _class_name(case)
+    name = class_name(case)
     show_image(axes[0], case, title=f"A. image ({name})" if name else "A. image")
     titles = ("B. breast mass", "C. peritumoral ring", "D. below the mass")
     for ax, title, (name, bit) in zip(axes[1:], titles, REGIONS.items(), strict=True):
