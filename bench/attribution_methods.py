@@ -26,13 +26,15 @@ from torch import Tensor, nn
 
 from xai_lib import config, data
 from xai_lib.attribution import METHODS, Refused, attribute
-from xai_lib.attribution.core import completeness_gap
+from xai_lib.attribution.core import Network, completeness_gap
+from xai_lib.attribution.rules import Rules
 from xai_lib.attribution.segments import slic_segments
 from xai_lib.mobilenet_v1 import MobileNetV1
 
 TABLE = config.repository_dir() / "data" / "bench" / "attribution_methods.csv"
 SIZE, TARGET, STEPS, SAMPLES, SEGMENTS = 128, 3, 50, 60, 12
 LOGIT_SD = 5.0
+EQUAL = 1e-4  # float32 rounding, relative to the largest value of a map
 LAYERS = {
     "resnet18": "layer4",
     "resnet50": "layer4",
@@ -41,6 +43,7 @@ LAYERS = {
     "efficientnet_b0": "features",
     "densenet121": "features",
     "squeezenet1_1": "features",
+    "convnext_tiny": "features",
 }
 COMPLETE = ("gradient_x_input", "integrated_gradients", "deeplift", "kernel_shap", "gradient_shap", "deep_shap")
 PROMISED = tuple(m for m in COMPLETE if m != "gradient_x_input")
@@ -60,7 +63,17 @@ def network(name: str) -> nn.Module:
         last = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]  # the classifier
         outputs = model.eval()(torch.randn(4, 3, SIZE, SIZE))
         last.weight *= LOGIT_SD / outputs.std()  # as large as a trained network's, or lasso keeps nothing
+        if outputs[:, TARGET].mean() < 0:
+            last.weight[TARGET] *= -1  # or Grad-CAM's ReLU leaves nothing to compare
     return model.requires_grad_(False)
+
+
+def swapped_calls(model: nn.Module, x: Tensor) -> str:
+    """The calls of the network that get a rule instead of their gradient."""
+    module, image = Network(model).module, x.clone().requires_grad_()
+    with Rules(record=True) as rules:
+        module(image)
+        return ", ".join(sorted({call.name for call in rules.calls}))
 
 
 def own_options(name: str, segments: Tensor, x: Tensor) -> dict[str, dict[str, Any]]:
@@ -128,6 +141,8 @@ def cell(method: str, name: str, model: nn.Module, x: Tensor, segments: Tensor) 
         return row | {"refused": str(error)}
     row |= {"gap": own.completeness_gap, "forward": own.forward_passes, "backward": own.backward_passes}
     row["notes"] = "; ".join(own.notes)
+    if method in ("deeplift", "deep_shap", "guided_backprop", "guided_grad_cam"):
+        row["rule"] = f"own rule at {swapped_calls(model, x)}"
     try:
         other = captum_map(method, model, name, segments, x)
     except Exception as error:  # Captum's own failure is the finding
@@ -179,7 +194,7 @@ def text(row: pd.Series) -> str:
     """A cell in words."""
     number = lambda v: "" if pd.isna(v) else f"{v:.0e}"  # noqa: E731
     if isinstance(row.get("refused"), str):
-        return "refused"
+        return f"refused ({row['refused'].split('rule for ')[-1].strip(chr(39))})"
     own = f"gap {number(row['gap'])}" if pd.notna(row["gap"]) else "yes"
     if isinstance(row.get("captum"), str):
         return f"{own} / {row['captum'].split(':')[0]}"
@@ -187,8 +202,26 @@ def text(row: pd.Series) -> str:
         return f"{own} / other draws"  # its random masks differ; with the same masks the maps are equal (a test)
     if row.get("captum_is_plain_gradient") is True:
         return f"{own} / plain gradient"
-    other = f"gap {number(row['captum_gap'])}" if pd.notna(row["captum_gap"]) else f"{number(row['difference'])} away"
-    return f"{own} / {other}"
+    if pd.notna(row["captum_gap"]):
+        return f"{own} / gap {number(row['captum_gap'])}"
+    return f"{own} / equal" if row["difference"] < EQUAL else f"{own} / {number(row['difference'])} away"
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The README's table: the methods in which Captum errs somewhere, own figure / Captum's."""
+    networks = list(table["network"].unique())
+    lines = ["| own / Captum | " + " | ".join(networks) + " |", "| --- " * (len(networks) + 1) + "|"]
+    for method in ("deeplift", "deep_shap", "guided_backprop", "guided_grad_cam"):
+        rows = table[table["method"] == method].set_index("network")
+        cells = [
+            text(rows.loc[name])
+            .replace("yes / equal", "equal")
+            .replace("yes / ", "right / ")
+            .replace("RuntimeError", "raises")
+            for name in networks
+        ]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -204,6 +237,7 @@ def main() -> None:
     if chosen.write:
         Path(TABLE).parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(TABLE, index=False, float_format="%.3g")
+        print(markdown(table))
 
 
 if __name__ == "__main__":

@@ -117,6 +117,19 @@ def residual(_: Functional, x: Tensor) -> Tensor:
     return y
 
 
+def overwritten(m: Functional, x: Tensor) -> Tensor:
+    """The convolution in the middle reads what the ReLU then overwrites."""
+    y = F.conv2d(x, m.weight, padding=1)
+    z = F.conv2d(y, m.weight, padding=1)
+    return z + y.relu_()
+
+
+def joined(m: Functional, x: Tensor) -> Tensor:
+    """Rectangles that reach up and left join those that reach down and right: at the border the union is smaller."""
+    before, after = (F.conv2d(F.pad(x, border), m.weight) for border in ((2, 0, 2, 0), (0, 2, 0, 2)))
+    return F.conv2d(before + after + 1, m.weight, stride=2, padding=1)
+
+
 def shaped(_: Functional, x: Tensor) -> Tensor:
     n, c, h, w = x.shape
     return x.view(n, c, h * w).transpose(1, 2).reshape(n, h * w, c).permute(0, 2, 1).reshape(n, c, h, w).tanh()
@@ -161,6 +174,8 @@ CALLS = {
     "methods": lambda m, x: x.add(1).mul(x.sigmoid()).clamp(min=0),
     "squeeze and excitation": lambda m, x: F.conv2d(x, m.weight) * torch.sigmoid(x.mean((2, 3), keepdim=True)),
     "residual in place": residual,
+    "overwritten after use": overwritten,
+    "joined and convolved": joined,
     "shapes": shaped,
     "maximum over the map": lambda m, x: x - x.amax((2, 3), keepdim=True),
 }

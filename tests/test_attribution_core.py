@@ -94,6 +94,14 @@ def test_the_gradient_of_a_linear_model_is_its_weight():
     assert model[1].weight.grad is None
 
 
+def test_a_first_layer_may_work_in_place():
+    network = Network(nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(4, 1)).eval())
+    x, target = network.inputs(torch.tensor([[[[-1.0, 2.0], [3.0, -4.0]]]]), 0)
+    _, gradient = network.gradient(x, target)
+    assert (gradient.flatten() != 0).tolist() == [False, True, True, False]
+    assert x.min() == -4
+
+
 @pytest.mark.parametrize(
     ("x", "target", "kind", "says"),
     [

@@ -1,10 +1,12 @@
 """What the files at the root of the repository promise, held against one another."""
 
+import importlib.util
 import re
 import subprocess
 import tomllib
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from packaging.markers import Marker
@@ -117,3 +119,10 @@ def test_continuous_integration_runs_the_test_command():
 def test_the_license_is_the_one_declared():
     assert PROJECT["license"] == "MIT"
     assert (ROOT / "LICENSE").read_text().startswith("MIT License\n\nCopyright (c) 2026 The xai-lib authors\n")
+
+
+def test_the_readme_shows_the_measured_table_of_methods():
+    spec = importlib.util.spec_from_file_location("attribution_methods", ROOT / "bench" / "attribution_methods.py")
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    assert bench.markdown(pd.read_csv(bench.TABLE)) in (ROOT / "README.md").read_text()

@@ -26,12 +26,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from xai_lib.attribution.core import Network, out_of_memory, shadow
 from xai_lib.models import Classifier, TensorFlowConv2d
 
-LARGEST_SHARE = 0.7  # of a map; the whole map is not slower than a larger rectangle
+LARGEST_SHARE = 0.8  # of a map; the whole map is not slower than a larger rectangle
 SMALLEST_SAVING = 0.2  # of the estimated work; whole maps are not slower than a smaller saving
 ELEMENT_COST = 16  # reading and writing one element, in multiplications of a convolution
 MISMATCH = {"float32": 1e-3, "bf16": 0.1}  # allowed between graph and network, relative to the largest output
@@ -81,36 +81,34 @@ def folded(module: nn.Module) -> fx.GraphModule | None:
         for m in root.modules():
             if isinstance(m, Classifier):  # its check of the shape cannot be traced
                 m.feature_maps = partial(_features, m.normalize, m.features)  # type: ignore[method-assign]
-        graph = fx.GraphModule(root, _Tracer().trace(root))
+        graph = _Tracer().trace(root)
     except Exception:  # a model may fail on a traced value in any way
         return None
-    _fold(graph)
-    return graph.eval().to(memory_format=torch.channels_last)
+    _fold(root, graph)
+    return fx.GraphModule(root, graph).eval().to(memory_format=torch.channels_last)
 
 
 def _features(normalize: nn.Module, features: nn.Module, x: Tensor) -> Tensor:
     return features(normalize(x))
 
 
-def _fold(graph: fx.GraphModule) -> None:
+def _fold(root: nn.Module, graph: fx.Graph) -> None:
     """Fold every eval batch-norm into the convolution before it, where nothing else uses either."""
-    nodes = list(graph.graph.nodes)
-    calls = Counter(n.target for n in nodes if n.op == "call_module")
-    calls.update(str(n.target).rpartition(".")[0] for n in nodes if n.op == "get_attr")
-    modules = dict(graph.named_modules())
-    for node in nodes:
+    calls = Counter(n.target for n in graph.nodes if n.op == "call_module")
+    modules: dict[str, Any] = dict(root.named_modules())
+    calls.update(str(n.target).rpartition(".")[0] for n in graph.nodes if n.op == "get_attr")
+    for node in list(graph.nodes):
         before = node.args[0] if node.args else None
         if not (isinstance(before, fx.Node) and node.op == before.op == "call_module" and len(before.users) == 1):
             continue
-        conv, norm = modules[before.target], modules[node.target]
+        conv, norm = (modules[str(n.target)] for n in (before, node))
         foldable = type(conv) in (nn.Conv2d, TensorFlowConv2d) and type(norm) is nn.BatchNorm2d
         if foldable and norm.running_mean is not None and calls[before.target] == calls[node.target] == 1:
-            graph.set_submodule(str(before.target), fuse_conv_bn_eval(conv, norm))
+            conv.weight, conv.bias = fuse_conv_bn_weights(
+                conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            )
             node.replace_all_uses_with(before)
-            graph.graph.erase_node(node)
-    graph.graph.lint()
-    graph.recompile()
-    graph.delete_all_unused_submodules()
+            graph.erase_node(node)
 
 
 @dataclass(frozen=True)
@@ -307,9 +305,14 @@ class _Run(fx.Interpreter):
         else:
             name = str(n.target) if n.op == "call_method" else getattr(n.target, "__name__", "")
             in_place = n.kwargs.get("inplace") or name in _IN_PLACE or (name[-1:] == "_" and name[-2:] != "__")
-        if in_place and args and isinstance(args[0], Tensor):
+        if in_place and args and isinstance(args[0], Tensor) and not self.fresh(n.args[0]):
             args = (args[0].clone(), *args[1:])
         return getattr(self, n.op)(n.target, args, kwargs)
+
+    def fresh(self, n: Any) -> bool:
+        """Whether a node's value is a new tensor that one other node reads, which may then overwrite it."""
+        new = n.target is operator.add or type(self.module_of(n)) in (nn.Conv2d, nn.BatchNorm2d)
+        return new and len(n.users) == 1 and n not in self.kept.values
 
     def reads_around(self, n: fx.Node) -> bool:
         """Whether a node may read more of its inputs than their changed rectangles."""

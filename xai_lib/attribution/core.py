@@ -184,7 +184,7 @@ class Network:
         """Scores (N,) and their gradient by the image (N, C, H, W), both detached: one forward, one backward pass."""
         x = x.detach().requires_grad_()
         with torch.enable_grad():
-            scores = self.scores(x, target)
+            scores = self.scores(x.clone(), target)  # a first layer that works in place may not touch a leaf
         return scores.detach(), self.backward(scores, [x])[0]
 
     def backward(self, scores: Tensor, inputs: Sequence[Tensor], retain_graph: bool = False) -> tuple[Tensor, ...]:

@@ -147,7 +147,7 @@ class Rules(TorchFunctionMode):
             if self.rule == GUIDED and name == "relu":
                 return native.clamp(min=0)  # it is 0 already where z < 0
             if self.rule == GUIDED and sign is not None:
-                return _where_positive(g, native)
+                return _where_positive(sign, _where_positive(g, native))
             return native
 
         self._attach(name, y, [source], lambda natives, g: [replace(natives[0], g)])
