@@ -134,16 +134,16 @@ def test_image_effect_by_hand():
 
 def test_a_deep_network_that_was_reset_does_not_answer_to_the_image(x):
     """Why there is a column for it: without batch-norm's statistics every layer shrinks what reaches it."""
-    layers = [layer for _ in range(30) for layer in (nn.Conv2d(4, 4, 3, padding=1), nn.ReLU())]
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        deep = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), *layers, nn.Flatten(), nn.Linear(480, 1)).eval()
+        layers = [layer for _ in range(30) for layer in (nn.Conv2d(32, 32, 3, padding=1), nn.ReLU())]
+        deep = nn.Sequential(nn.Conv2d(1, 32, 3, padding=1), *layers, nn.Flatten(), nn.Linear(32 * 120, 1)).eval()
         for layer in deep:
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight)
     last = {how: sanity.cascading_randomisation(gradient, deep, x, 0, 0, [""], how) for how in ("reset", "permute")}
     effect = {how: table["image_effect"].iloc[-1] / table["image_effect"].iloc[0] for how, table in last.items()}
-    assert effect["reset"] < 1e-6 and effect["permute"] > 1e-3
+    assert effect["reset"] < 1e-3 * effect["permute"]
 
 
 def test_cascade_sees_a_method_that_ignores_the_network(net, x):

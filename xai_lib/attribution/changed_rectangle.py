@@ -445,6 +445,8 @@ class LocalNetwork:
         found = self._run(run.run, variants, len(at))
         if self.local == "auto":
             self._decide(1 - run.done / run.whole)
+            if not self.local:
+                kept.values.clear()  # memory for larger chunks
         return found
 
     def _kept(self) -> _Kept:
