@@ -11,8 +11,9 @@ from torchvision import models as tv
 
 from xai_lib import models
 from xai_lib.attribution import changed_rectangle
-from xai_lib.attribution.changed_rectangle import LocalNetwork, folded
+from xai_lib.attribution.changed_rectangle import LocalNetwork
 from xai_lib.attribution.core import Network
+from xai_lib.attribution.folding import folded
 
 
 def draw(seed: int, *shape: int) -> Tensor:

@@ -28,8 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xai_lib.attribution.changed_rectangle import folded
 from xai_lib.attribution.core import Found, Network, as_baseline, chunked, completeness_gap, pick
+from xai_lib.attribution.folding import folded
 from xai_lib.config import torch_generator
 
 RULES = ("gausslegendre", "riemann_middle")
