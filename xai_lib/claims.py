@@ -266,8 +266,8 @@ def decide(
 def ledger(records: Sequence[Record], claims: Mapping[str, Claim] | None = None) -> pd.DataFrame:
     """One row per claim and record, in the order of the claims; a claim without a record has one row as well.
 
-    Columns: id, claim, paper, ours, interval, baseline, verdict, why, data, profile. Without a record the verdict is
-    "planned", or "not measured" where a notebook answers the claim but no record was given.
+    Columns: id, claim, paper, ours, interval, baseline, verdict, why, data (and network), profile. Without a record the
+    verdict is "planned", or "not measured" where a notebook answers the claim but no record was given.
 
     Raises:
         ValueError: a record judges a claim that is not in `claims`.
@@ -282,10 +282,16 @@ def ledger(records: Sequence[Record], claims: Mapping[str, Claim] | None = None)
         head = dict.fromkeys(columns, "") | {"id": claim.id, "claim": claim.claim, "paper": claim.paper_value}
         judged = [record for record in records if claim.id in record.verdicts]
         for record in judged:
-            rows.append(head | _cells(claim, record) | {"data": record.data["name"], "profile": record.profile})
+            rows.append(head | _cells(claim, record) | {"data": _data(record), "profile": record.profile})
         if not judged:
             rows.append(head | {"verdict": "planned" if claim.status == "planned" else "not measured"})
     return pd.DataFrame(rows, columns=columns)
+
+
+def _data(record: Record) -> str:
+    """The data set and the network; on a real data set also how the network was transferred and padded."""
+    keys = ("backbone",) if record.data["name"].startswith("synthetic") else ("backbone", "transfer", "padding")
+    return ", ".join(str(name) for name in (record.data["name"], *map(record.parameters.get, keys)) if name)
 
 
 def _cells(claim: Claim, record: Record) -> dict[str, str]:
