@@ -285,6 +285,8 @@ def measure(name: str) -> list[dict[str, Any]]:
 def rows(name: str, job: Job, seen: dict[str, list[Any]], variants: list[str]) -> list[dict[str, Any]]:
     """Best time of each variant, its ratio to the own one, its memory and how far its map is away."""
     good = {v: [s for s in values if isinstance(s, dict)] for v, values in seen.items()}
+    if not good["own"] or (job.exact and not good["float64"]):
+        return [{"job": name, "variant": v, "failed": str(values[0])} for v, values in seen.items()]
     best = {v: min(float(s["seconds"]) for s in values) for v, values in good.items() if values}
     reference = good["float64"][0]["map"] if job.exact else good["own"][0]["map"]
     table = []
