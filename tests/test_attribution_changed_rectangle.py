@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchvision import models as tv
 
 from xai_lib import models
-from xai_lib.attribution import changed_rectangle
+from xai_lib.attribution import changed_rectangle, rectangles
 from xai_lib.attribution.changed_rectangle import LocalNetwork
 from xai_lib.attribution.core import Network
 from xai_lib.attribution.folding import folded
@@ -88,9 +88,9 @@ def test_one_pixel_under_a_kernel_of_ones_by_hand() -> None:
 )
 def test_rectangle_of_a_strided_convolution_by_hand(at: int, extent: int, expected: tuple[int, int]) -> None:
     """Kernel 3, stride 2, padding 1 on 8 pixels: output o reads pixels 2 o - 1 ... 2 o + 1."""
-    window = changed_rectangle._conv(np.array([8, 8]), torch.ones(1, 1, 3, 3), stride=2, padding=1)
+    window = rectangles._conv(np.array([8, 8]), torch.ones(1, 1, 3, 3), stride=2, padding=1)
     base = torch.zeros(1, 1, 8, 8)
-    changed = changed_rectangle._Changed(base, np.array([8, 8]), torch.ones(1, 1, extent, 1), np.array([[at, 2]]))
+    changed = rectangles.Changed(base, np.array([8, 8]), torch.ones(1, 1, extent, 1), np.array([[at, 2]]))
     out = window(changed, torch.zeros(1, 1, 4, 4), np.array([4, 4]))
     assert (out.at[0, 0], out.extent[0]) == expected
 

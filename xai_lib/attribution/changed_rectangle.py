@@ -16,7 +16,6 @@ go on as usual. Nothing is approximated: the outputs are those of the whole imag
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -27,9 +26,8 @@ from torch.nn import functional as F
 
 from xai_lib.attribution.core import Network, out_of_memory
 from xai_lib.attribution.folding import folded
-from xai_lib.models import TensorFlowConv2d
+from xai_lib.attribution.rectangles import LARGEST_SHARE, WINDOWS, Changed, border_of, common, window_of
 
-LARGEST_SHARE = 0.8  # of a map; the whole map is not slower than a larger rectangle
 SMALLEST_SAVING = 0.2  # of the estimated work; whole maps are not slower than a smaller saving
 ELEMENT_COST = 16  # reading and writing one element, in multiplications of a convolution
 MISMATCH = {"float32": 1e-3, "bf16": 0.1}  # allowed between graph and network, relative to the largest output
@@ -49,161 +47,6 @@ _SAME_PLACE_MODULES = (
 )
 _IN_PLACE = ("iadd", "isub", "imul", "itruediv")  # Python's operators
 _CAT = (torch.cat, torch.concat)
-_Ints = Any  # an integer or a pair, as in torch
-
-
-@dataclass(frozen=True)
-class _Changed:
-    """B variants of one activation; each differs from it inside one rectangle only."""
-
-    base: Tensor | None  # (1, C, H, W) the image's own activation; None: nothing reads it
-    size: np.ndarray  # (2,) H, W
-    patch: Tensor  # (B, C, h, w)
-    at: np.ndarray  # (B, 2) row, col of each rectangle's corner
-
-    @property
-    def extent(self) -> np.ndarray:
-        """Height and width of the rectangles (2,)."""
-        return np.array(self.patch.shape[-2:])
-
-    def region(self, at: np.ndarray, extent: np.ndarray, fill: float = 0.0) -> Tensor:
-        """The variants inside other rectangles (B, C, *extent); beyond the border of the map: `fill`."""
-        if (at == self.at).all() and (extent == self.extent).all():
-            return self.patch
-        if self.base is None:
-            raise RuntimeError("an activation that was not kept is needed")
-        count, channels = self.patch.shape[:2]
-        out = self.patch.new_empty(count, *extent.tolist(), channels).permute(0, 3, 1, 2)  # channels_last
-        if (at < 0).any() or (at + extent > self.size).any():
-            out.fill_(fill)
-        for n in range(count):
-            _paste(out[n], self.base[0], *(-at[n]).tolist())
-            _paste(out[n], self.patch[n], *(self.at[n] - at[n]).tolist())
-        return out
-
-    def whole(self) -> Tensor:
-        """The complete variants (B, C, H, W)."""
-        return self.region(np.zeros_like(self.at), self.size)
-
-
-def _paste(into: Tensor, what: Tensor, row: int, col: int) -> None:
-    """Copy what lies inside `into` (C, H, W) when the corner of `what` (C, h, w) is put at (row, col)."""
-    top, bottom = max(row, 0), min(row + what.shape[1], into.shape[1])
-    left, right = max(col, 0), min(col + what.shape[2], into.shape[2])
-    if top < bottom and left < right:
-        into[:, top:bottom, left:right] = what[:, top - row : bottom - row, left - col : right - col]
-
-
-def _common(parts: Sequence[_Changed]) -> tuple[np.ndarray, np.ndarray]:
-    """Corners (B, 2) and extent (2,) of the smallest rectangles that hold those of all parts."""
-    corner = np.min([p.at for p in parts], axis=0)
-    extent = np.max([p.at + p.extent - corner for p in parts], axis=(0, 1))
-    return np.minimum(corner, parts[0].size - extent), extent
-
-
-@dataclass(frozen=True)
-class _Window:
-    """A convolution or pooling: output o reads inputs ``o stride - before ... o stride - before + kernel - 1``."""
-
-    kernel: np.ndarray  # (2,) with dilation
-    stride: np.ndarray
-    before: np.ndarray  # padding above and left
-    fill: float  # value of the padding
-    apply: Callable[[Tensor], Tensor]  # without padding
-
-    def __call__(self, v: _Changed, base: Tensor | None, size: np.ndarray) -> _Changed | None:
-        """The changed rectangle of the output, whose map has `size`; None if it covers most of it."""
-        first = np.clip(-(-(v.at + self.before - self.kernel + 1) // self.stride), 0, size - 1)
-        last = np.clip((v.at + self.before + v.extent - 1) // self.stride, first, size - 1)
-        extent = np.max(last - first + 1, axis=0)
-        if extent.prod() > LARGEST_SHARE * size.prod():
-            return None
-        at = np.minimum(first, size - extent)
-        read = v.region(at * self.stride - self.before, (extent - 1) * self.stride + self.kernel, self.fill)
-        return _Changed(base, size, self.apply(read), at)
-
-
-def _pair(value: _Ints) -> np.ndarray:
-    return np.broadcast_to(np.array(value), 2)
-
-
-def _conv(
-    size: np.ndarray,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: _Ints = 1,
-    padding: _Ints | str = 0,
-    dilation: _Ints = 1,
-    groups: int = 1,
-) -> _Window:
-    kernel = _pair(dilation) * (np.array(weight.shape[-2:]) - 1) + 1
-    before = (kernel - 1) // 2 * (padding == "same") if isinstance(padding, str) else _pair(padding)
-    run = partial(F.conv2d, weight=weight, bias=bias, stride=stride, dilation=dilation, groups=groups)
-    return _Window(kernel, _pair(stride), before, 0.0, run)
-
-
-def _max_pool(
-    size: np.ndarray,
-    kernel_size: _Ints,
-    stride: _Ints | None = None,
-    padding: _Ints = 0,
-    dilation: _Ints = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> _Window | None:
-    if return_indices:
-        return None
-    kernel = _pair(dilation) * (_pair(kernel_size) - 1) + 1
-    run = partial(F.max_pool2d, kernel_size=kernel_size, stride=stride, dilation=dilation)
-    return _Window(kernel, _pair(stride or kernel_size), _pair(padding), -float("inf"), run)
-
-
-def _avg_pool(
-    size: np.ndarray,
-    kernel_size: _Ints,
-    stride: _Ints | None = None,
-    padding: _Ints = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> _Window | None:
-    kernel, step, before = _pair(kernel_size), _pair(stride or kernel_size), _pair(padding)
-    cut = ceil_mode and ((size + 2 * before - kernel) % step).any()
-    if cut or (before.any() and not count_include_pad):
-        return None  # windows at the border divide by another number
-    run = partial(F.avg_pool2d, kernel_size=kernel_size, stride=stride, divisor_override=divisor_override)
-    return _Window(kernel, step, before, 0.0, run)
-
-
-def _window(m: Any, size: np.ndarray) -> _Window | None:
-    """The window that a module moves over a map of `size`; None: it is no such module."""
-    if type(m) is TensorFlowConv2d:
-        kernel, stride = np.array(m.kernel_size), np.array(m.stride)
-        before = np.maximum((-(-size // stride) - 1) * stride + kernel - size, 0) // 2
-        return _conv(size, m.weight, m.bias, m.stride, before.tolist(), m.dilation, m.groups)
-    if type(m) is nn.Conv2d and m.padding_mode == "zeros":
-        return _conv(size, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups)
-    if type(m) is nn.MaxPool2d:
-        return _max_pool(size, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices)
-    if type(m) is nn.AvgPool2d:
-        options = (m.ceil_mode, m.count_include_pad, m.divisor_override)
-        return _avg_pool(size, m.kernel_size, m.stride, m.padding, *options)
-    return None
-
-
-_WINDOWS: dict[Any, Callable[..., _Window | None]] = {
-    F.conv2d: _conv,
-    F.max_pool2d: _max_pool,
-    torch.max_pool2d: _max_pool,
-    F.avg_pool2d: _avg_pool,
-}
-
-
-def _border(pad: Sequence[int], mode: str = "constant", value: float | None = None) -> np.ndarray | None:
-    """How far padding moves a map: rows, columns; None where it does more than add a constant border."""
-    if mode != "constant" or len(pad) != 4 or not all(isinstance(p, int) and p >= 0 for p in pad):
-        return None
-    return np.array([pad[2], pad[0]])
 
 
 @dataclass
@@ -270,7 +113,7 @@ class _Run(fx.Interpreter):
 
 
 class _LocalRun(_Run):
-    """Runs variants of the image, given as `_Changed`, and estimates the work done and the work of whole maps."""
+    """Runs variants of the image, given as `Changed`, and estimates the work done and the work of whole maps."""
 
     done = whole = 0.0
 
@@ -279,40 +122,40 @@ class _LocalRun(_Run):
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         varying = [self.env[i] for i in n.all_input_nodes if i in self.kept.varying]
         value = None
-        if n in self.kept.sizes and varying and all(isinstance(v, _Changed) for v in varying):
+        if n in self.kept.sizes and varying and all(isinstance(v, Changed) for v in varying):
             value = self.inside(n, varying, args, kwargs)
         if value is None:
-            args, kwargs = map_aggregate((args, kwargs), lambda a: a.whole() if isinstance(a, _Changed) else a)
+            args, kwargs = map_aggregate((args, kwargs), lambda a: a.whole() if isinstance(a, Changed) else a)
             value = self.compute(n, args, kwargs)
         self.count(n, value)
         return value
 
-    def inside(self, n: fx.Node, varying: list[_Changed], args: tuple, kwargs: dict[str, Any]) -> _Changed | None:
+    def inside(self, n: fx.Node, varying: list[Changed], args: tuple, kwargs: dict[str, Any]) -> Changed | None:
         """The node's changed rectangles; None where it needs whole maps."""
         base, size = self.kept.values.get(n), self.kept.sizes[n]
         if self.same_place(n) or (n.target in _CAT and [*args[1:], *kwargs.values()] in ([1], [-3])):
             return self.joined(n, varying, args, kwargs)
         m = self.module_of(n)
         if n.target is F.pad or type(m) is nn.ZeroPad2d:
-            border = _border(m.padding) if isinstance(m, nn.ZeroPad2d) else _border(*args[1:], **kwargs)
-            return None if border is None else _Changed(base, size, varying[0].patch, varying[0].at + border)
-        if n.op == "call_function" and n.target in _WINDOWS and len(varying) == 1:
-            window = _WINDOWS[n.target](varying[0].size, *args[1:], **kwargs)
+            moved = border_of(m.padding) if isinstance(m, nn.ZeroPad2d) else border_of(*args[1:], **kwargs)
+            return None if moved is None else Changed(base, size, varying[0].patch, varying[0].at + moved)
+        if n.op == "call_function" and n.target in WINDOWS and len(varying) == 1:
+            window = WINDOWS[n.target](varying[0].size, *args[1:], **kwargs)
         else:
-            window = _window(m, varying[0].size)
+            window = window_of(m, varying[0].size)
         return window(varying[0], base, size) if window is not None else None
 
-    def joined(self, n: fx.Node, varying: list[_Changed], args: tuple, kwargs: dict[str, Any]) -> _Changed | None:
+    def joined(self, n: fx.Node, varying: list[Changed], args: tuple, kwargs: dict[str, Any]) -> Changed | None:
         """An operation on one place of one or several activations, in their common rectangle."""
         size = self.kept.sizes[n]
         constants = [v for i in n.all_input_nodes if isinstance(v := self.env[i], Tensor)]
         if any((v.size != size).any() for v in varying) or any(set(c.shape[-2:]) - {1} for c in constants):
             return None
-        at, extent = _common(varying)
+        at, extent = common(varying)
         if len(varying) > 1 and extent.prod() > LARGEST_SHARE * size.prod():
             return None
-        cut = map_aggregate((args, kwargs), lambda a: a.region(at, extent) if isinstance(a, _Changed) else a)
-        return _Changed(self.kept.values.get(n), size, self.compute(n, *cut), at)
+        cut = map_aggregate((args, kwargs), lambda a: a.region(at, extent) if isinstance(a, Changed) else a)
+        return Changed(self.kept.values.get(n), size, self.compute(n, *cut), at)
 
     def count(self, n: fx.Node, value: Any) -> None:
         """Add the node's estimated work."""
@@ -320,7 +163,7 @@ class _LocalRun(_Run):
             return
         m = self.module_of(n)
         work = ELEMENT_COST + (m.weight[0].numel() if isinstance(m, nn.Conv2d) else 0)
-        patch = value.patch if isinstance(value, _Changed) else value
+        patch = value.patch if isinstance(value, Changed) else value
         self.done += work * patch.numel()
         self.whole += work * patch.numel() * self.kept.sizes[n].prod() / np.prod(patch.shape[-2:])
 
@@ -374,7 +217,7 @@ class LocalNetwork:
         if patches.ndim != 4 or patches.shape[1] != self.x.shape[1] or len(patches) != len(at):
             expected = f"({len(at)}, {self.x.shape[1]}, h, w) for {len(at)} corners"
             raise ValueError(f"patches: expected shape {expected}, got {tuple(patches.shape)}")
-        variants = _Changed(self.x, size, patches.to(self.x), at)
+        variants = Changed(self.x, size, patches.to(self.x), at)
         if (at < 0).any() or (at + variants.extent > size).any():
             raise ValueError(f"corners: a patch of {tuple(variants.extent)} lies outside the image of {tuple(size)}")
         kept = self._kept()
