@@ -8,6 +8,7 @@ from skimage.measure import label, regionprops
 from skimage.morphology import dilation, footprint_rectangle, opening
 from torchvision.ops import box_iou
 
+from xai_lib import box_scores as bs
 from xai_lib import boxes as bx
 from xai_lib.data.case import Case
 
@@ -19,7 +20,7 @@ def picture(*rows):
 
 def block(shape, *boxes, value=1.0):
     """A map that is `value` in the boxes and 0 elsewhere."""
-    return bx.box_mask(boxes, shape) * value
+    return bs.box_mask(boxes, shape) * value
 
 
 def noise(seed, shape=(40, 30)):
@@ -102,7 +103,7 @@ def test_boxes_from_map_parts_and_breast():
 def test_a_constant_map_has_no_box(scores):
     for boxes in (bx.boxes_from_map(scores), bx.boxes_from_map(scores, merged=False), bx.component_box(scores)):
         assert boxes.shape == (0, 4) and boxes.dtype == np.int64
-        assert bx.best_iou(boxes, [[0, 0, 2, 2]]) == 0
+        assert bs.best_iou(boxes, [[0, 0, 2, 2]]) == 0
 
 
 def test_component_box_by_hand():
@@ -126,68 +127,68 @@ def test_peak_box_by_hand():
 def test_a_blur_lets_a_region_win_over_a_pixel():
     scores = block((40, 40), (5, 5, 6, 6), value=2) + block((40, 40), (20, 20, 30, 30))
     assert_array_equal(bx.peak_box(scores, level=0.9), [[5, 5, 6, 6]])
-    assert bx.iou(bx.peak_box(scores, level=0.5, blur=2), [20, 20, 30, 30]) == 1
+    assert bs.iou(bx.peak_box(scores, level=0.5, blur=2), [20, 20, 30, 30]) == 1
 
 
 def test_iou_by_hand():
-    assert bx.iou([0, 0, 2, 2], [1, 1, 3, 3]) == 1 / 7
-    assert bx.iou([0, 0, 2, 2], [0, 2, 2, 4]) == 0  # half-open boxes side by side share nothing
-    assert bx.iou([0, 0, 4, 4], [1, 1, 3, 3]) == 1 / 4
-    assert_allclose(bx.iou_matrix([[0, 0, 1, 2], [5, 5, 6, 6]], [[0, 0, 1, 1]]), [[0.5], [0]])
+    assert bs.iou([0, 0, 2, 2], [1, 1, 3, 3]) == 1 / 7
+    assert bs.iou([0, 0, 2, 2], [0, 2, 2, 4]) == 0  # half-open boxes side by side share nothing
+    assert bs.iou([0, 0, 4, 4], [1, 1, 3, 3]) == 1 / 4
+    assert_allclose(bs.iou_matrix([[0, 0, 1, 2], [5, 5, 6, 6]], [[0, 0, 1, 1]]), [[0.5], [0]])
 
 
 def test_best_iou_by_hand():
     true = [[0, 0, 2, 2], [10, 10, 12, 14]]
-    assert bx.best_iou([[10, 10, 12, 12]], true) == 0.5
-    assert bx.best_iou([[1, 1, 3, 3], [10, 10, 12, 12]], true) == 0.5
-    assert bx.best_iou([], true) == 0
-    assert np.isnan(bx.best_iou([[0, 0, 1, 1]], [])) and np.isnan(bx.best_iou([], []))
+    assert bs.best_iou([[10, 10, 12, 12]], true) == 0.5
+    assert bs.best_iou([[1, 1, 3, 3], [10, 10, 12, 12]], true) == 0.5
+    assert bs.best_iou([], true) == 0
+    assert np.isnan(bs.best_iou([[0, 0, 1, 1]], [])) and np.isnan(bs.best_iou([], []))
 
 
 def test_tpr_curve_by_hand():
-    curve = bx.tpr_curve([0, 3 / 20, 0.5, 1])
+    curve = bs.tpr_curve([0, 3 / 20, 0.5, 1])
     assert_array_equal(curve[[0, 1, 3, 4, 10, 11, 20]], [1, 0.75, 0.75, 0.5, 0.5, 0.25, 0.25])
     assert curve.shape == (21,)
-    assert_array_equal(bx.tpr_curve([0.2, 0.4], [0.3]), [0.5])
+    assert_array_equal(bs.tpr_curve([0.2, 0.4], [0.3]), [0.5])
 
 
 def test_energy_and_hit_by_hand():
     scores = block((10, 10), (0, 0, 1, 3)) + block((10, 10), (5, 5, 6, 6), value=2) - block((10, 10), (8, 8, 9, 9))
     box = [[4, 4, 7, 7]]
-    assert_allclose(bx.energy_inside(scores, box), 2 / 5)
-    assert_allclose(bx.energy_inside(scores, box, "absolute"), 2 / 6)
-    assert_allclose(bx.energy_inside(scores, [[0, 0, 2, 3], [0, 0, 1, 5]]), 3 / 5)  # overlaps count once
-    assert bx.pointing_hit(scores, box) == 1 and bx.pointing_hit(scores, [[0, 0, 5, 5]]) == 0
-    assert np.isnan([bx.energy_inside(scores, []), bx.energy_inside(-np.ones((4, 4)), [0, 0, 1, 1])]).all()
-    assert np.isnan([bx.pointing_hit(scores, []), bx.pointing_hit(np.ones((4, 4)), [0, 0, 1, 1])]).all()
+    assert_allclose(bs.energy_inside(scores, box), 2 / 5)
+    assert_allclose(bs.energy_inside(scores, box, "absolute"), 2 / 6)
+    assert_allclose(bs.energy_inside(scores, [[0, 0, 2, 3], [0, 0, 1, 5]]), 3 / 5)  # overlaps count once
+    assert bs.pointing_hit(scores, box) == 1 and bs.pointing_hit(scores, [[0, 0, 5, 5]]) == 0
+    assert np.isnan([bs.energy_inside(scores, []), bs.energy_inside(-np.ones((4, 4)), [0, 0, 1, 1])]).all()
+    assert np.isnan([bs.pointing_hit(scores, []), bs.pointing_hit(np.ones((4, 4)), [0, 0, 1, 1])]).all()
 
 
 def test_a_hit_at_the_edge_of_a_half_open_box():
     scores = block((10, 10), (5, 5, 6, 6))
-    hits = [bx.pointing_hit(scores, b) for b in ([5, 5, 6, 6], [0, 0, 5, 9], [6, 0, 9, 9], [0, 5, 6, 6])]
+    hits = [bs.pointing_hit(scores, b) for b in ([5, 5, 6, 6], [0, 0, 5, 9], [6, 0, 9, 9], [0, 5, 6, 6])]
     assert hits == [1, 0, 0, 1]
-    assert bx.pointing_hit(block((10, 10), (2, 2, 5, 5)), [3, 3, 4, 4]) == 1  # the middle of a plateau
+    assert bs.pointing_hit(block((10, 10), (2, 2, 5, 5)), [3, 3, 4, 4]) == 1  # the middle of a plateau
 
 
 def test_boxes_without_a_network_by_hand():
     breast = block((20, 10), (4, 0, 12, 6)) > 0  # centroid (7.5, 2.5), that is 8, 3 as a corner of pixels
-    assert_array_equal(bx.breast_box(breast), [[4, 0, 12, 6]])
-    assert_array_equal(bx.centre_box((4, 2), breast), [[6, 2, 10, 4]])
-    assert_array_equal(bx.centre_box((2, 10), breast), [[7, 0, 9, 10]])  # moved into the image
+    assert_array_equal(bs.breast_box(breast), [[4, 0, 12, 6]])
+    assert_array_equal(bs.centre_box((4, 2), breast), [[6, 2, 10, 4]])
+    assert_array_equal(bs.centre_box((2, 10), breast), [[7, 0, 9, 10]])  # moved into the image
 
 
 def test_random_boxes_by_hand():
     breast = block((20, 10), (4, 0, 12, 6)) > 0
     rng = np.random.default_rng(0)
-    drawn = bx.random_boxes((3, 3), breast, 4000, rng)
+    drawn = bs.random_boxes((3, 3), breast, 4000, rng)
     assert drawn.shape == (4000, 4) and (drawn[:, 2:] - drawn[:, :2] == 3).all()
     assert (drawn[:, :2] >= 0).all() and breast[drawn[:, 0] + 1, drawn[:, 1] + 1].all()
     counts = np.unique(drawn[:, :2], axis=0, return_counts=True)[1]
     assert len(counts) == 8 * 5  # rows 3 to 10, columns 0 to 4
     assert 60 < counts.min() and counts.max() < 140  # 100 each, +-10
-    assert_array_equal(bx.random_boxes((20, 10), breast, 2, rng), [[0, 0, 20, 10]] * 2)
+    assert_array_equal(bs.random_boxes((20, 10), breast, 2, rng), [[0, 0, 20, 10]] * 2)
     low = block((20, 10), (0, 0, 2, 10)) > 0  # no box of 18 rows has its centre in it
-    assert set(bx.random_boxes((18, 10), low, 50, rng)[:, 0]) == {0, 1, 2}
+    assert set(bs.random_boxes((18, 10), low, 50, rng)[:, 0]) == {0, 1, 2}
 
 
 # ------------------------------------------------------------------------------------------------ references
@@ -217,9 +218,9 @@ def test_binarise_is_the_comparison_with_numpys_quantile(q):
 def test_iou_against_torchvision():
     rng = np.random.default_rng(0)
     a, b = (np.hstack([c := rng.integers(0, 20, (k, 2)), c + rng.integers(1, 15, (k, 2))]) for k in (7, 5))
-    assert_allclose(bx.iou_matrix(a, b), box_iou(torch.from_numpy(a).double(), torch.from_numpy(b).double()))
-    masks = [bx.box_mask(boxes, (40, 40)) for boxes in (a[:1], b[:1])]
-    assert_allclose(bx.iou(a[0], b[0]), (masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum())
+    assert_allclose(bs.iou_matrix(a, b), box_iou(torch.from_numpy(a).double(), torch.from_numpy(b).double()))
+    masks = [bs.box_mask(boxes, (40, 40)) for boxes in (a[:1], b[:1])]
+    assert_allclose(bs.iou(a[0], b[0]), (masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum())
 
 
 # ------------------------------------------------------------------------------------------------ properties
@@ -227,10 +228,10 @@ def test_iou_against_torchvision():
 
 def test_iou_is_symmetric_and_bounded():
     found = bx.boxes_from_map(noise(1), 0.8, 3, 1, merged=False)
-    table = bx.iou_matrix(found, found)
+    table = bs.iou_matrix(found, found)
     assert_array_equal(table, table.T)
     assert_array_equal(np.diag(table), 1)
-    assert (table >= 0).all() and (table <= 1).all() and bx.iou_matrix(found, []).shape == (len(found), 0)
+    assert (table >= 0).all() and (table <= 1).all() and bs.iou_matrix(found, []).shape == (len(found), 0)
 
 
 @pytest.mark.parametrize("change", [lambda m: 1e-30 * m, lambda m: 1e12 * m, lambda m: m**3, np.tanh])
@@ -251,7 +252,7 @@ def test_boxes_move_with_the_map():
 @pytest.mark.parametrize("q", [0.5, 0.8, 0.9, 0.95])
 def test_a_higher_quantile_never_makes_the_big_box_larger(q):
     scores = noise(3)
-    low, high = (bx.box_mask(bx.boxes_from_map(scores, v, 3, 3), scores.shape) for v in (q, q + 0.04))
+    low, high = (bs.box_mask(bx.boxes_from_map(scores, v, 3, 3), scores.shape) for v in (q, q + 0.04))
     assert (high <= low).all() and low.any()
 
 
@@ -266,7 +267,7 @@ def test_tensors_and_arrays_are_read_alike():
     tensor = torch.from_numpy(scores).requires_grad_()
     assert_array_equal(bx.boxes_from_map(tensor, 0.9), bx.boxes_from_map(scores, 0.9))
     box = torch.tensor([2, 2, 30, 20])
-    assert bx.energy_inside(tensor, box) == bx.energy_inside(scores, box.numpy())
+    assert bs.energy_inside(tensor, box) == bs.energy_inside(scores, box.numpy())
 
 
 def test_the_input_is_not_changed():
@@ -284,7 +285,7 @@ def test_score_by_hand():
     cases = [case_of([[5, 5, 9, 9]], name="a"), case_of([[0, 0, 4, 4], [10, 10, 14, 14]], name="b", patient="q")]
     maps = np.stack([block((20, 20), (5, 5, 9, 13)), block((20, 20), (0, 0, 4, 4), (10, 10, 14, 14))])
     find = {"m": partial(raw, quantile=0.8, merged=False), "n": partial(raw, quantile=0.8, merged=False)}
-    frame = bx.score({"m": maps, "n": np.zeros_like(maps)}, cases, find)
+    frame = bs.score({"m": maps, "n": np.zeros_like(maps)}, cases, find)
     assert frame.method.tolist() == ["m", "m", "n", "n"] and frame.image.tolist() == [0, 1, 0, 1]
     assert frame.source.tolist() == ["a", "b"] * 2 and frame.patient_id.tolist() == ["p", "q"] * 2
     assert frame.components.tolist() == [1, 2, 0, 0]
@@ -301,7 +302,7 @@ def test_score_without_merging():
     case = case_of([[0, 0, 4, 4], [10, 10, 14, 14]])
     maps = block((20, 20), (0, 0, 4, 4), (10, 10, 12, 14))[None]
     find = {"m": partial(raw, quantile=0.8, merged=False)}
-    table = {(m, t): bx.score({"m": maps}, [case], find, merged=m, truth=t) for m in (1, 0) for t in ("union", "best")}
+    table = {(m, t): bs.score({"m": maps}, [case], find, merged=m, truth=t) for m in (1, 0) for t in ("union", "best")}
     ious = {key: frame.iou[0] for key, frame in table.items()}
     big = 12 * 14
     assert_allclose(ious[1, "union"], big / 196)
@@ -311,7 +312,7 @@ def test_score_without_merging():
 
 
 def test_score_of_a_case_without_a_lesion():
-    frame = bx.score({"m": noise(0, (1, 20, 20))}, [case_of([])])
+    frame = bs.score({"m": noise(0, (1, 20, 20))}, [case_of([])])
     assert frame[["iou", "iou_chance", "area_ratio", "true_share", "energy", "hit"]].isna().all(axis=None)
 
 
@@ -324,37 +325,37 @@ def test_the_paper_does_not_dilate_segments():
 
 def test_score_uses_the_papers_rule_by_default():
     maps, case = noise(1, (1, 256, 20)), case_of([[2, 2, 9, 9]], (256, 20))
-    frame = bx.score({"saliency": maps, "lime": maps}, [case]).set_index("method")
+    frame = bs.score({"saliency": maps, "lime": maps}, [case]).set_index("method")
     for method, dilation_px in (("saliency", 3), ("lime", 1)):
         boxes = bx.boxes_from_map(maps[0], 0.99, dilation_px, 1, merged=False)
         assert frame.components[method] == len(boxes)
-        assert frame.iou[method] == bx.iou(bx.merge(boxes), [2, 2, 9, 9])
+        assert frame.iou[method] == bs.iou(bx.merge(boxes), [2, 2, 9, 9])
 
 
 def test_score_in_the_breast():
     maps = block((20, 20), (0, 15, 3, 18), value=9)[None] + block((20, 20), (10, 2, 13, 5))
     case, breast = case_of([[10, 2, 13, 5]]), (np.arange(20) < 10)[None].repeat(20, 0)[None]
     find = {"m": partial(raw, quantile=0.95, merged=False)}
-    ious = {r: bx.score({"m": maps}, [case], find, inside=breast, region=r).iou[0] for r in ("image", "breast")}
+    ious = {r: bs.score({"m": maps}, [case], find, inside=breast, region=r).iou[0] for r in ("image", "breast")}
     assert ious == {"image": 9 / (13 * 16), "breast": 1}
-    assert bx.score({"m": maps}, [case], find, inside=breast).true_share[0] == 9 / 200
+    assert bs.score({"m": maps}, [case], find, inside=breast).true_share[0] == 9 / 200
 
 
 def test_chance_is_the_mean_over_all_places():
     case = case_of([[3, 3, 7, 7]])
-    frame = bx.score_boxes({"m": [[[0, 0, 4, 4]]]}, [case], draws=20000)
+    frame = bs.score_boxes({"m": [[[0, 0, 4, 4]]]}, [case], draws=20000)
     places = np.array([[r, c, r + 4, c + 4] for r in range(17) for c in range(17)])
-    exact = bx.iou_matrix(places, [3, 3, 7, 7]).mean()
+    exact = bs.iou_matrix(places, [3, 3, 7, 7]).mean()
     assert_allclose(frame.iou_chance[0], exact, rtol=0.05)
-    again = bx.score_boxes({"other": [[]], "m": [[[0, 0, 4, 4]]]}, [case], draws=20000)
+    again = bs.score_boxes({"other": [[]], "m": [[[0, 0, 4, 4]]]}, [case], draws=20000)
     assert again.iou_chance[1] == frame.iou_chance[0]  # does not depend on the methods beside it
-    assert bx.score_boxes({"m": [[[0, 0, 4, 4]]]}, [case], draws=9).iou_chance[0] != frame.iou_chance[0]
+    assert bs.score_boxes({"m": [[[0, 0, 4, 4]]]}, [case], draws=9).iou_chance[0] != frame.iou_chance[0]
 
 
 def test_boxes_without_a_map_are_measured_too():
     case, breast = case_of([[4, 4, 8, 8]]), block((20, 20), (0, 0, 12, 12)) > 0
-    found = {"breast": [bx.breast_box(breast)], "centre": [bx.centre_box((4, 4), breast)]}
-    frame = bx.score_boxes(found, [case], inside=breast[None])
+    found = {"breast": [bs.breast_box(breast)], "centre": [bs.centre_box((4, 4), breast)]}
+    frame = bs.score_boxes(found, [case], inside=breast[None])
     assert_allclose(frame.iou, [16 / 144, 1])
     assert_allclose(frame.area_ratio, [9, 1])
 
@@ -370,7 +371,7 @@ def test_a_quantile_outside_0_1(q):
 
 @pytest.mark.parametrize("scores", [np.array([[0, np.nan]]), np.array([[np.inf, 0]]), np.zeros(5), np.zeros((0, 3))])
 def test_scores_that_are_no_map(scores):
-    for call in (bx.boxes_from_map, bx.component_box, bx.peak_box, partial(bx.energy_inside, boxes=[0, 0, 1, 1])):
+    for call in (bx.boxes_from_map, bx.component_box, bx.peak_box, partial(bs.energy_inside, boxes=[0, 0, 1, 1])):
         with pytest.raises(ValueError, match=r"scores: expected finite values of shape \(H, W\)"):
             call(scores)
 
@@ -391,7 +392,7 @@ def test_scores_that_are_no_map(scores):
 )
 def test_boxes_that_are_none(boxes, why):
     with pytest.raises(ValueError, match=f"boxes: .*{why}"):
-        bx.box_mask(boxes, (10, 10))
+        bs.box_mask(boxes, (10, 10))
 
 
 @pytest.mark.parametrize(
@@ -406,13 +407,13 @@ def test_boxes_that_are_none(boxes, why):
         (lambda: bx.component_box(noise(0), by="size"), "by: 'size'"),
         (lambda: bx.peak_box(noise(0), level=0), "level: 0"),
         (lambda: bx.peak_box(noise(0), blur=-1), "blur: -1"),
-        (lambda: bx.iou([], [0, 0, 1, 1]), "one box"),
-        (lambda: bx.iou([[0, 0, 1, 1]] * 2, [0, 0, 1, 1]), "one box"),
-        (lambda: bx.tpr_curve([]), "ious: expected"),
-        (lambda: bx.tpr_curve([0.5, np.nan]), "ious: expected"),
-        (lambda: bx.random_boxes((41, 3), noise(0) > 0, 1, np.random.default_rng(0)), "size: .* inside the image"),
-        (lambda: bx.centre_box((0, 3), noise(0) > 0), "size: .* inside the image"),
-        (lambda: bx.breast_box(np.zeros((4, 4))), "inside: expected shape"),
+        (lambda: bs.iou([], [0, 0, 1, 1]), "one box"),
+        (lambda: bs.iou([[0, 0, 1, 1]] * 2, [0, 0, 1, 1]), "one box"),
+        (lambda: bs.tpr_curve([]), "ious: expected"),
+        (lambda: bs.tpr_curve([0.5, np.nan]), "ious: expected"),
+        (lambda: bs.random_boxes((41, 3), noise(0) > 0, 1, np.random.default_rng(0)), "size: .* inside the image"),
+        (lambda: bs.centre_box((0, 3), noise(0) > 0), "size: .* inside the image"),
+        (lambda: bs.breast_box(np.zeros((4, 4))), "inside: expected shape"),
     ],
 )
 def test_bad_options(call, message):
@@ -442,9 +443,9 @@ def test_bad_options(call, message):
 def test_bad_input_of_score(change, message):
     given = {"maps": {"m": noise(0, (1, 20, 20))}, "cases": [case_of([[0, 0, 4, 4]])]} | change
     with pytest.raises(ValueError, match=message):
-        bx.score(given.pop("maps"), given.pop("cases"), **given)
+        bs.score(given.pop("maps"), given.pop("cases"), **given)
 
 
 def test_score_boxes_needs_boxes_for_every_case():
     with pytest.raises(ValueError, match=r"shorter|longer"):
-        bx.score_boxes({"m": []}, [case_of([[0, 0, 4, 4]])])
+        bs.score_boxes({"m": []}, [case_of([[0, 0, 4, 4]])])

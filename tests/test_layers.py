@@ -11,7 +11,7 @@ LAYERS = [
     {"config", "results", "statistics", "records", "claims"},
     {"data"},
     {"mobilenet_v1", "models", "checkpoints", "training_state", "training"},
-    {"attribution", "localization", "boxes"},
+    {"attribution", "localization", "box_scores", "boxes"},
     {
         "ultrasound_runs",
         "ultrasound_cam",
