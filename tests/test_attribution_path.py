@@ -2,28 +2,13 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import GradientShap, IntegratedGradients
+from linear_network import Linear
 from torch import nn
 from torch.testing import assert_close
 
 from xai_lib.attribution import path
 from xai_lib.attribution.core import Network
 from xai_lib.attribution.path import gradient_shap, integrated_gradients, quadrature
-
-
-class Linear(nn.Module):
-    """Outputs w_k . x + c_k of images (N, C, H, W); remembers the largest batch it has seen."""
-
-    def __init__(self, weight, offset=0.5, limit=None):
-        super().__init__()
-        self.weight, self.offset, self.limit = nn.Parameter(weight), offset, limit
-        self.seen = []
-        self.eval()
-
-    def forward(self, x):
-        if self.limit is not None and len(x) > self.limit:
-            raise torch.OutOfMemoryError("simulated")
-        self.seen.append(len(x))
-        return torch.einsum("nchw,kchw->nk", x, self.weight) + self.offset
 
 
 class Square(nn.Module):

@@ -6,6 +6,7 @@ import pytest
 import shap
 import torch
 from captum.attr import Lime
+from linear_network import Linear
 from sklearn.metrics import pairwise_distances
 from torch import nn
 from torch.nn import functional as F
@@ -15,22 +16,6 @@ from xai_lib.attribution import segments as module
 from xai_lib.attribution.core import Network, Refused
 from xai_lib.attribution.kernel_shap import coalitions, half_spread, kernel_shap, shapley_fit
 from xai_lib.attribution.segments import label_maps, likeness, lime, masked_scores, slic_segments
-
-
-class Linear(nn.Module):
-    """Outputs w_k . x + c of images (N, C, H, W); remembers the largest batch it has seen."""
-
-    def __init__(self, weight, offset=0.5, limit=None):
-        super().__init__()
-        self.weight, self.offset, self.limit = nn.Parameter(weight), offset, limit
-        self.seen = []
-        self.eval()
-
-    def forward(self, x):
-        if self.limit is not None and len(x) > self.limit:
-            raise torch.OutOfMemoryError("simulated")
-        self.seen.append(len(x))
-        return torch.einsum("nchw,kchw->nk", x, self.weight) + self.offset
 
 
 class Game(nn.Module):
