@@ -110,7 +110,7 @@ def test_one_sgd_step_by_hand():
     nn.init.zeros_(model[2].weight), nn.init.zeros_(model[2].bias)
     images = torch.tensor([51, 255, 255], dtype=torch.uint8).view(3, 1, 1, 1)  # 0.2, 1, 1
     data = Stack(images, torch.tensor([0, 1, 1]))
-    config = settings(epochs=1, batch_size=3, learning_rate=6.0, optimizer="sgd", augment=False, keep="last")
+    config = settings(epochs=1, batch_size=3, learning_rate=6.0, optimizer="sgd", augment="none", keep="last")
     result = fit(model, data, data, config, CPU, 0, progress=False)
     assert model[2].weight.item() == pytest.approx(-6 * (0.5 * 0.2 - 0.5 - 0.5) / 3)  # 1.8
     assert model[2].bias.item() == pytest.approx(1.0)
@@ -495,6 +495,6 @@ def test_the_order_of_every_epoch_is_pinned():
     data = Stack((10 * torch.arange(6, dtype=torch.uint8)).view(6, 1, 1, 1), torch.arange(6) % 2)
     model = nn.Sequential(nn.Flatten(), nn.Linear(1, 1))
     model.register_forward_pre_hook(lambda m, a: order.extend((a[0] * 25.5).flatten().tolist()) if m.training else None)
-    fit(model, data, data, settings(epochs=2, augment=False), CPU, 0, progress=False)
+    fit(model, data, data, settings(epochs=2, augment="none"), CPU, 0, progress=False)
     assert [round(i) for i in order[6:]] == [0, 4, 5, 2, 3, 1]
     assert sorted(round(i) for i in order[:6]) == [0, 1, 2, 3, 4, 5] and order[:6] != order[6:]

@@ -19,14 +19,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from xai_lib import statistics, training_state
+from xai_lib.augmentations import AUGMENTATIONS
 from xai_lib.config import Runtime, torch_generator
 from xai_lib.data.images import resize
+from xai_lib.schedules import SCHEDULES, learning_rate
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ class Stack:
             yield _to_device(self, slice(start, start + size), runtime)
 
 
-def stack(dataset: Dataset[Any], size: int = 224, progress: bool = True) -> Stack:
-    """Read every case of `dataset`, resize to `size` x `size` (bilinear, antialiased), keep as 8 bit."""
+def stack(dataset: Dataset[Any], size: int | tuple[int, int] = 224, progress: bool = True) -> Stack:
+    """Read every case of `dataset`, resize to `size` (bilinear, antialiased; one number: square), keep as 8 bit."""
     images, labels = [], []
     for i in tqdm(range(len(dataset)), desc="images", disable=not progress, leave=False):  # type: ignore[arg-type]
         case = dataset[i]
@@ -70,7 +73,7 @@ def _to_device(data: Stack, index: Any, runtime: Runtime) -> tuple[Tensor, Tenso
 
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
-SCHEDULES = ("constant", "cosine", "onecycle")
+LOSSES = ("cross_entropy", "focal")
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ class FitConfig:
 
     `patience` epochs without a lower loss on the stopping set end the training; None trains all `epochs`. The weights
     of the epoch with the lowest loss are kept (`keep="best"`) or those of the last one (`keep="last"`).
+    `positive_weight` is the weight of label 1 in the loss. `group` consecutive images (2: an image and its healthy
+    twin) stay together in a batch.
     """
 
     epochs: int = 60
@@ -86,20 +91,27 @@ class FitConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     optimizer: str = "adam"  # adam | adamw | sgd
-    schedule: str = "constant"  # constant | cosine | onecycle
+    schedule: str = "constant"  # constant | cosine | onecycle | plateau | warm_restarts
     patience: int | None = 8
     keep: str = "best"  # best | last
-    augment: bool = True
+    augment: str = "ultrasound"  # ultrasound | patch | mammogram | none
+    loss: str = "cross_entropy"  # cross_entropy | focal
+    positive_weight: float = 1.0
+    group: int = 1
 
     def __post_init__(self) -> None:
         choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "keep": ("best", "last")}
+        choices |= {"augment": tuple(AUGMENTATIONS), "loss": LOSSES}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(allowed)}")
         if self.epochs < 1 or self.batch_size < 1:
             raise ValueError(f"epochs and batch_size must be at least 1, got {self.epochs} and {self.batch_size}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate: {self.learning_rate} is not above 0")
+        for name in ("learning_rate", "positive_weight"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: {getattr(self, name)} is not above 0")
+        if self.group < 1 or self.batch_size % self.group:
+            raise ValueError(f"group: {self.group} does not divide the batch_size {self.batch_size}")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience: {self.patience} is below 1; None trains all epochs")
 
@@ -114,22 +126,6 @@ class FitResult:
     stopped_early: bool = False
 
 
-def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Random horizontal flip, shift (8 %), zoom (10 %) and gain (15 %) of (N, C, H, W) in [0, 1].
-
-    No vertical flip: in ultrasound it would put the acoustic shadow above the mass.
-    """
-    n = len(images)
-    draw = (torch.rand(n, 5, generator=generator) * 2 - 1).to(images.device)
-    zoom, flip = 1 + 0.1 * draw[:, 0], torch.where(draw[:, 1] < 0, -1.0, 1.0)
-    zero = torch.zeros_like(zoom)
-    rows = torch.stack((zoom * flip, zero, 0.16 * draw[:, 2]), 1)  # 0.16 in [-1, 1] coordinates = 8 % of the width
-    cols = torch.stack((zero, zoom, 0.16 * draw[:, 3]), 1)
-    grid = F.affine_grid(torch.stack((rows, cols), 1), list(images.shape), align_corners=False)
-    moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    return (moved * (1 + 0.15 * draw[:, 4, None, None, None])).clamp(0, 1)
-
-
 def predict(model: nn.Module, data: Stack, runtime: Runtime, batch_size: int = 32) -> np.ndarray:
     """Logits (N,) of a network with one output, (N, outputs) otherwise; float32, eval mode, mode restored."""
     was_training = model.training
@@ -140,21 +136,38 @@ def predict(model: nn.Module, data: Stack, runtime: Runtime, batch_size: int = 3
     return out.squeeze(1).numpy() if out.shape[1] == 1 else out.numpy()
 
 
-def _loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross-entropy for one output, cross-entropy for several."""
+def loss(logits: Tensor, labels: Tensor, kind: str = "cross_entropy", positive_weight: float = 1.0) -> Tensor:
+    """Mean loss of logits (N, outputs): of the sigmoid for one output, of the softmax for several.
+
+    Args:
+        logits: (N, outputs).
+        labels: (N,), int64.
+        kind: "cross_entropy", or "focal": each term times (1 - p)^2, p the probability of the true class (Lin 2017).
+        positive_weight: weight of the images of label 1.
+    """
     if logits.shape[1] == 1:
-        return F.binary_cross_entropy_with_logits(logits[:, 0].float(), labels.float())
-    return F.cross_entropy(logits.float(), labels)
+        terms = F.binary_cross_entropy_with_logits(logits[:, 0].float(), labels.float(), reduction="none")
+    else:
+        terms = F.cross_entropy(logits.float(), labels, reduction="none")
+    terms = terms * (1 - torch.exp(-terms)) ** 2 if kind == "focal" else terms
+    weights = torch.where(labels == 1, positive_weight, 1.0)
+    return (weights * terms).mean() / weights.mean()
 
 
-def _evaluate(model: nn.Module, data: Stack, runtime: Runtime) -> tuple[float, float]:
-    """Loss, and AUC (one output and both classes present; else NaN)."""
-    logits = torch.from_numpy(predict(model, data, runtime)).reshape(len(data), -1)
-    loss = float(_loss(logits, data.labels))
-    if not math.isfinite(loss):
+def scores(logits: NDArray[Any]) -> NDArray[Any]:
+    """Log odds (N,) of label 1 from logits (N,) of one output or (N, 2) of two."""
+    return logits if logits.ndim == 1 else logits[:, 1] - logits[:, 0]
+
+
+def _evaluate(model: nn.Module, data: Stack, config: FitConfig, runtime: Runtime) -> tuple[float, float]:
+    """Loss, and AUC (one or two outputs and both classes present; else NaN)."""
+    logits = predict(model, data, runtime)
+    both = torch.from_numpy(logits).reshape(len(data), -1)
+    value = float(loss(both, data.labels, config.loss, config.positive_weight))
+    if not math.isfinite(value):
         raise FloatingPointError("the loss on the stopping set is not finite; try a lower learning_rate")
-    binary = logits.shape[1] == 1 and len(data.labels.unique()) == 2
-    return loss, statistics.auc(data.labels.numpy(), logits[:, 0].numpy()) if binary else math.nan
+    binary = both.shape[1] < 3 and len(data.labels.unique()) == 2
+    return value, statistics.auc(data.labels.numpy(), scores(logits)) if binary else math.nan
 
 
 def _optimizer(model: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
@@ -165,16 +178,6 @@ def _optimizer(model: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
     return make(weights, config.learning_rate, weight_decay=config.weight_decay)
 
 
-def _rate(config: FitConfig, progress: float) -> float:
-    """Learning rate after the fraction `progress` of the training."""
-    if config.schedule == "constant":
-        return config.learning_rate
-    if config.schedule == "onecycle" and progress < 0.2:
-        return config.learning_rate * (0.05 + 0.95 * progress / 0.2)
-    rest = progress if config.schedule == "cosine" else (progress - 0.2) / 0.8
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * rest))
-
-
 def _train_epoch(
     model: nn.Module,
     data: Stack,
@@ -182,32 +185,34 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     runtime: Runtime,
     seed: int,
-    e: int,
+    history: list[dict[str, float]],
 ) -> float:
-    """One pass over `data`; returns the mean loss."""
+    """One pass over `data`, the epoch after those of `history`; returns the mean loss."""
+    e, losses = len(history), [row["loss"] for row in history]
     generator = torch_generator(seed, "epoch", e)
-    order = torch.randperm(len(data), generator=generator)
-    starts = range(0, len(data), config.batch_size)
+    groups = torch.randperm(len(data) // config.group, generator=generator)
+    order = (groups[:, None] * config.group + torch.arange(config.group)).flatten()
+    starts = range(0, len(order), config.batch_size)
     model.train()
     total = 0.0
     for k, start in enumerate(starts):
         for group in optimizer.param_groups:
-            group["lr"] = _rate(config, (e + k / len(starts)) / config.epochs)
+            now = e + k / len(starts)
+            group["lr"] = learning_rate(config.schedule, config.learning_rate, now, config.epochs, losses)
         images, labels = _to_device(data, order[start : start + config.batch_size], runtime)
         if len(images) == 1 < config.batch_size:
             continue  # batch normalisation cannot train on the single image that is left over
-        if config.augment:
-            images = augment(images, generator)
+        images = AUGMENTATIONS[config.augment](images, generator)
         with runtime.autocast():
             logits = model(images)
-        loss = _loss(logits, labels)
+        value = loss(logits, labels, config.loss, config.positive_weight)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        value.backward()
         optimizer.step()
-        total += loss.item() * len(images)
+        total += value.item() * len(images)
     if not math.isfinite(total):
         raise FloatingPointError(f"the training loss is not finite in epoch {e + 1}; try a lower learning_rate")
-    return total / len(data)
+    return total / len(order)
 
 
 def fit(
@@ -258,10 +263,10 @@ def fit(
         if _patience_over(history, config):
             break
         tick = time.perf_counter()
-        loss = _train_epoch(model, train, config, optimizer, runtime, seed, e)
-        val_loss, auc = _evaluate(model, val, runtime)
-        history.append(dict(train_loss=loss, loss=val_loss, auc=auc, seconds=time.perf_counter() - tick))
-        bar.set_postfix(train=f"{loss:.3f}", stop=f"{val_loss:.3f}", auc=f"{auc:.3f}")
+        train_loss = _train_epoch(model, train, config, optimizer, runtime, seed, history)
+        val_loss, auc = _evaluate(model, val, config, runtime)
+        history.append(dict(train_loss=train_loss, loss=val_loss, auc=auc, seconds=time.perf_counter() - tick))
+        bar.set_postfix(train=f"{train_loss:.3f}", stop=f"{val_loss:.3f}", auc=f"{auc:.3f}")
         if _best_epoch(history) == len(history) or config.keep == "last":
             best = training_state.copy(model)
         if on_epoch:

@@ -91,9 +91,12 @@ def read_case(row: pd.Series) -> Case:
     )
 
 
-def resize(image: Tensor, size: int) -> Tensor:
-    """Resize (1, H, W) to (1, size, size): bilinear, anti-aliased, half-pixel centres. The aspect ratio is not kept."""
-    return _interpolate(image[None], (size, size))[0]
+def resize(image: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """Resize (1, H, W) to (1, *size), one number meaning a square: bilinear, anti-aliased, half-pixel centres.
+
+    The aspect ratio is not kept.
+    """
+    return _interpolate(image[None], (size, size) if isinstance(size, int) else size)[0]
 
 
 def resample(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
