@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from xai_lib.data.case import CaseDataset, DataError
-from xai_lib.data.splits import by_patient, check_disjoint, folds
+from xai_lib.data.splits import by_patient, check_disjoint, fold_parts, folds
 
 
 def dataset(labels, patients):
@@ -121,3 +121,16 @@ def test_duplicate_patient_in_two_parts():
     check_disjoint(cases, train=np.array([0, 1]), test=np.array([2, 3]))
     with pytest.raises(DataError, match="mine: patient p001 is in 'train' and in 'test'"):
         check_disjoint(cases, train=np.array([0, 1, 2]), test=np.array([3]))
+
+
+def test_fold_parts():
+    dataset = two_views(30, 12)
+    folds = fold_parts(dataset, 2, seed=0)
+    everything = np.arange(len(dataset))
+    for parts in folds:
+        np.testing.assert_array_equal(np.sort(np.concatenate(list(parts.values()))), everything)
+        patients = [set(dataset.patient_ids[indices]) for indices in parts.values()]
+        assert not patients[0] & patients[1] and not patients[0] & patients[2] and not patients[1] & patients[2]
+        assert len(parts["val"]) < len(parts["train"])
+    np.testing.assert_array_equal(np.sort(np.concatenate([parts["test"] for parts in folds])), everything)
+    assert fold_parts(dataset, 2, seed=1)[0]["test"].tolist() != folds[0]["test"].tolist()

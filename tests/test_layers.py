@@ -31,6 +31,7 @@ LAYERS = [
         "pointing_tables",
         "ultrasound_summary",
         "mammogram_networks",
+        "mammogram_folds",
         "thesis_methods",
         "patch_maps",
         "patch_summary",

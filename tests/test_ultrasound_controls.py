@@ -11,8 +11,8 @@ from ultrasound_discs import BACKBONE, CPU, SIZE, discs
 from xai_lib import models, training
 from xai_lib import ultrasound_controls as uc
 from xai_lib.attribution import cam
+from xai_lib.data.splits import fold_parts
 from xai_lib.ultrasound_cam import explain, relative_points
-from xai_lib.ultrasound_runs import fold_parts
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_allclose, assert_array_equal
-from ultrasound_discs import BACKBONE, SIZE, assert_same, discs, made
+from numpy.testing import assert_allclose
+from ultrasound_discs import BACKBONE, SIZE, assert_same, made
 
 from xai_lib import models, training
 from xai_lib import ultrasound_runs as ur
@@ -70,19 +70,6 @@ def test_epoch_stops_where_training_would(patience):
         assert losses(values, values).epoch(patience=patience) == training._best_epoch(history)
         cut = values[: len(history)]  # what such a training leaves: no patience is needed to read it
         assert losses(cut, cut).epoch() == training._best_epoch(history)
-
-
-def test_fold_parts():
-    dataset = discs()
-    folds = ur.fold_parts(dataset, 2, seed=0)
-    everything = np.arange(len(dataset))
-    for parts in folds:
-        assert_array_equal(np.sort(np.concatenate(list(parts.values()))), everything)
-        patients = [set(dataset.patient_ids[indices]) for indices in parts.values()]
-        assert not patients[0] & patients[1] and not patients[0] & patients[2] and not patients[1] & patients[2]
-        assert len(parts["val"]) < len(parts["train"])
-    assert_array_equal(np.sort(np.concatenate([parts["test"] for parts in folds])), everything)
-    assert ur.fold_parts(dataset, 2, seed=1)[0]["test"].tolist() != folds[0]["test"].tolist()
 
 
 def test_log_loss_by_hand():

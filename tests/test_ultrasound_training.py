@@ -11,8 +11,9 @@ from ultrasound_discs import BACKBONE, CPU, FIT, SIZE, assert_same, disc, discs
 from xai_lib import config, training
 from xai_lib import ultrasound_training as ut
 from xai_lib.attribution import cam
+from xai_lib.data.splits import fold_parts
 from xai_lib.ultrasound_cam import explain, points, region_maps, relative_points
-from xai_lib.ultrasound_runs import Backbone, fold_parts
+from xai_lib.ultrasound_runs import Backbone
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ Usage::
     images = whole_images(WHOLE, seed=0)                                # study 2: whole mammograms
     model, history = train_whole(WHOLE, images, 0, runtime())
 
-Study 1 trains as the thesis does. Study 2's network sees patches first, then whole images, each malignant one in a
-batch with its healthy twin: the pair differs in nothing but the lesion, so the gradient is about the lesion. Stopping
-and testing sets have no pairs: the two classes are different breasts.
+Every malignant training image shares its batch with its healthy twin: the pair differs in nothing but the lesion, so
+the gradient is about the lesion. Stopping and testing sets have no pairs: there the two classes are different breasts.
+Study 2's network sees patches first, then whole images.
 
 Reference: Sam-Millan et al. 2023, sections 3.2.2 (patches) and 3.2.3 (whole mammograms).
 """
@@ -36,19 +36,19 @@ SYNTHETIC = "synthetic_mammogram"
 
 @dataclass(frozen=True)
 class PatchSettings:
-    """Study 1. `fit` is 3.2.2's (epochs and batch size are our reading); the images are 1024 rows high."""
+    """Study 1. `fit` is 3.2.2's (epochs and batch size are our reading); patches are cut from images of `image_size`."""
 
     patients: int = 400
     image_size: tuple[int, int] = (1024, 512)
     size: int = 224
-    contrast: tuple[float, float] = (0.08, 0.30)
-    benign: float = 0.3
+    contrast: tuple[float, float] = (0.10, 0.40)
+    benign: float = 0.0
     parts: tuple[float, float, float] = (0.80, 0.10, 0.10)
     architectures: tuple[str, ...] = ("resnet50", "mobilenet_v2")
     weights: str | None = None
     fit: FitConfig = field(
         default_factory=lambda: FitConfig(
-            epochs=10, batch_size=32, learning_rate=1e-3, schedule="plateau", patience=None, augment="patch"
+            epochs=10, batch_size=32, learning_rate=1e-3, schedule="plateau", patience=None, augment="patch", group=2
         )
     )
 
@@ -130,11 +130,12 @@ def split(chosen: PatchSettings | WholeSettings, dataset: CaseDataset, seed: int
     return parts
 
 
-def fresh(architecture: str, weights: str | None, seed: int) -> models.Classifier:
+def fresh(architecture: str, weights: str | None, seed: int, padding: str = "torchvision") -> models.Classifier:
     """A network with two outputs (not malignant, malignant), without stochastic depth, drawn from `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(numpy_generator(seed, "weights").integers(2**62)))  # torchvision draws globally
-        model = models.build(architecture, outputs=2, weights=weights, generator=torch_generator(seed, "head"))
+        model = models.build(architecture, outputs=2, weights=weights, padding=padding)
+    models.reset_head(model, torch_generator(seed, "head"))
     for module in model.modules():
         if isinstance(module, StochasticDepth):
             module.p = 0.0
@@ -145,11 +146,21 @@ def fresh(architecture: str, weights: str | None, seed: int) -> models.Classifie
 
 
 def patch_images(chosen: PatchSettings, seed: int, progress: bool = True) -> Images:
-    """One patch of every synthetic mammogram, a lesion (or where one could be) in the middle."""
-    cut = patches(cases(chosen, seed), chosen.size)
+    """Patches with a lesion, or a place where one could be, in the middle: training pairs and a stopping set."""
+    cut, twins = (patches(cases(chosen, seed, twins=healthy), chosen.size) for healthy in (False, True))
     parts = split(chosen, cut, seed)
-    stacks = {name: training.stack(cut.subset(parts[name]), chosen.size, progress) for name in ("train", "val")}
-    return Images(cut, parts, stacks)
+    pairs, _ = _pairs(cut, twins, parts["train"], chosen.size, progress)
+    return Images(cut, parts, {"train": pairs, "val": training.stack(cut.subset(parts["val"]), chosen.size, progress)})
+
+
+def _pairs(
+    dataset: CaseDataset, twins: CaseDataset, indices: NDArray[np.int64], size: int | tuple[int, int], progress: bool
+) -> tuple[Stack, NDArray[np.int64]]:
+    """Each malignant case at `indices`, then its healthy twin; and the indices of the malignant ones."""
+    malignant = indices[dataset.labels[indices] == 1]
+    sick, healthy = (training.stack(part.subset(malignant), size, progress) for part in (dataset, twins))
+    images = torch.stack((sick.images, healthy.images), 1).flatten(0, 1)
+    return Stack(images, torch.stack((sick.labels, healthy.labels), 1).flatten()), malignant
 
 
 def train_patches(
@@ -174,12 +185,7 @@ def whole_images(chosen: WholeSettings, seed: int, progress: bool = True) -> Ima
     """Training pairs (a malignant image, then its healthy twin) and an unpaired stopping set."""
     dataset, twins = cases(chosen, seed), cases(chosen, seed, twins=True)
     parts = split(chosen, dataset, seed)
-    malignant = parts["train"][dataset.labels[parts["train"]] == 1]
-    sick, healthy = (training.stack(part.subset(malignant), chosen.size, progress) for part in (dataset, twins))
-    pairs = Stack(
-        torch.stack((sick.images, healthy.images), 1).flatten(0, 1),
-        torch.stack((sick.labels, healthy.labels), 1).flatten(),
-    )
+    pairs, malignant = _pairs(dataset, twins, parts["train"], chosen.size, progress)
     val = training.stack(dataset.subset(parts["val"]), chosen.size, progress)
     centre = dataset.table[["centre_row", "centre_col"]].to_numpy(np.int64)
     centres = {"train": centre[malignant].repeat(2, 0), "val": centre[parts["val"]]}

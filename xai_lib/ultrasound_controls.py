@@ -20,8 +20,9 @@ from sklearn.linear_model import LogisticRegression
 from xai_lib import models, training
 from xai_lib.config import Runtime
 from xai_lib.data import CaseDataset
+from xai_lib.data.splits import fold_parts
 from xai_lib.ultrasound_cam import explain, measured_offset, relative_points
-from xai_lib.ultrasound_runs import Backbone, Run, fold_parts, log_loss
+from xai_lib.ultrasound_runs import Backbone, Run, log_loss
 
 
 def linear_head(model: models.Classifier, train: training.Stack, runtime: Runtime) -> models.Classifier:

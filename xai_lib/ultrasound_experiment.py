@@ -145,7 +145,7 @@ def _synthetic(chosen: Settings, seed: int, runtime: Runtime, folder: Path, retr
         run, shuffled, model = _train_synthetic(chosen, seed, runtime, folder, dataset, parts, retrain, progress)
         card = {"profile": chosen.profile, "seed": seed, "data": dataset.fingerprint, "kept_epoch": run.epoch()}
         card["parts"] = list(chosen.parts)
-        checkpoints.save(model, folder / NETWORK, card, half=True)
+        checkpoints.save(model, folder / NETWORK, card, precision="float16")
         model, card = checkpoints.load(folder / NETWORK)  # float16 as shipped: the cues' scales are tied to it
         return Done(tested, areas, [run], model.to(runtime.device), card, [shuffled])
     if card.get("data") != dataset.fingerprint or card.get("parts") != list(chosen.parts):
@@ -190,7 +190,7 @@ def _train_synthetic(
             save_run(run, state / f"{name}.run.npz")
             if not shuffle:
                 kept = model
-        checkpoints.save(kept, finished, {"seed": seed}, half=False)
+        checkpoints.save(kept, finished, {"seed": seed})
     run, shuffled = (load_run(state / f"{name}.run.npz") for name in ("training", "shuffled"))
     model, _ = checkpoints.load(finished)
     small = replace(run, test=own, maps=run.maps.astype(np.float16))
@@ -281,6 +281,6 @@ def planted_cues(
             )
             run = replace(run, test=np.arange(len(tested)))
             card = {"profile": chosen.profile, "seed": seed, "data": dataset.fingerprint, "cue": cue}
-            card = checkpoints.save(model, Path(folder) / name, card, half=False, trainable_only=True)
+            card = checkpoints.save(model, Path(folder) / name, card, trainable_only=True)
         out[cue] = Done(tested, areas, [run], model, card)
     return out

@@ -3,7 +3,6 @@
 Usage::
 
     model = Backbone("squeezenet1_1", "imagenet").build(seed=0)
-    parts = fold_parts(dataset, folds=5, seed=0)[0]               # indices of "train", "val" and "test"
     save_run(run, Path("seed0-fold0.npz")); run = load_run(Path("seed0-fold0.npz"))
 
 One `Run` is one network and its test images. It keeps the logits and the (small) activation maps of every epoch, so
@@ -24,7 +23,6 @@ from numpy.typing import NDArray
 
 from xai_lib import models
 from xai_lib.config import numpy_generator, torch_generator
-from xai_lib.data import CaseDataset, splits
 
 
 @dataclass(frozen=True)
@@ -93,17 +91,6 @@ class Run:
             elif patience is not None and e - best >= patience:
                 break
         return best + 1
-
-
-def fold_parts(dataset: CaseDataset, folds: int, seed: int) -> list[dict[str, NDArray[np.int64]]]:
-    """Train, validation and test indices of every fold: test is the fold, the rest is split 80:20, patients whole."""
-    out = []
-    for rest, test in splits.folds(dataset, folds, seed):
-        inner = splits.by_patient(dataset.subset(rest), {"train": 0.8, "val": 0.2}, seed)
-        parts = {"train": rest[inner["train"]], "val": rest[inner["val"]], "test": test}
-        splits.check_disjoint(dataset, **parts)
-        out.append(parts)
-    return out
 
 
 def log_loss(labels: NDArray[Any], logits: NDArray[Any]) -> float:

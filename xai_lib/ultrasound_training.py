@@ -27,9 +27,10 @@ from xai_lib.attribution import cam
 from xai_lib.config import Runtime, numpy_generator
 from xai_lib.data import CaseDataset
 from xai_lib.data.case import file_digest
+from xai_lib.data.splits import fold_parts
 from xai_lib.ultrasound_cam import explain, measured_offset, other_maps, relative_points
 from xai_lib.ultrasound_controls import controls
-from xai_lib.ultrasound_runs import Backbone, Run, fold_parts, load_run, log_loss, save_arrays, save_run
+from xai_lib.ultrasound_runs import Backbone, Run, load_run, log_loss, save_arrays, save_run
 
 KEY_SIZE = 224  # image size that the name of a cached run leaves unsaid
 

@@ -70,6 +70,17 @@ def folds(dataset: CaseDataset, k: int = 5, seed: int = 0) -> list[tuple[np.ndar
     return list(splitter.split(np.zeros(len(dataset)), label_of, dataset.patient_ids))
 
 
+def fold_parts(dataset: CaseDataset, k: int = 5, seed: int = 0) -> list[dict[str, np.ndarray]]:
+    """Train, validation and test indices of every fold: test is the fold, the rest is split 80:20, patients whole."""
+    out = []
+    for rest, test in folds(dataset, k, seed):
+        inner = by_patient(dataset.subset(rest), {"train": 0.8, "val": 0.2}, seed)
+        parts = {"train": rest[inner["train"]], "val": rest[inner["val"]], "test": test}
+        check_disjoint(dataset, **parts)
+        out.append(parts)
+    return out
+
+
 def check_disjoint(dataset: CaseDataset, **parts: np.ndarray) -> None:
     """Check that no patient is in two parts: ``check_disjoint(cases, train=train, test=test)``.
 
