@@ -1,6 +1,7 @@
 """Checkpoints: what is written comes back, and what does not fit is named."""
 
 import copy
+import gzip
 import json
 import os
 import pickle
@@ -83,10 +84,140 @@ def test_round_trip_of_batch_norm_statistics_padding_and_channels(tmp_path):
 
 def test_half_precision(net, stored, tmp_path):
     small = tmp_path / "half.safetensors"
-    assert save(net[0], small, {}, half=True)["dtype"] == "float16"
+    assert save(net[0], small, {}, precision="float16")["dtype"] == "float16"
     assert 0.45 < small.stat().st_size / stored.stat().st_size < 0.55
     state, full = load(small)[0].state_dict(), net[0].state_dict()
     assert all(torch.equal(t, full[n].half().float()) and t.dtype == full[n].dtype for n, t in state.items())
+
+
+# 8 bits
+
+
+def test_eight_bits_by_hand():
+    weight = torch.tensor([[1.27, -0.444], [0.0, 254.0]])
+    packed = checkpoints._pack({"w": weight, "b": torch.tensor([0.1]), "n": torch.tensor(3)}, "int8")
+    assert list(packed) == ["w", "w.scale", "b", "n"]
+    assert packed["w"].dtype == torch.int8 and packed["w"].tolist() == [[127, -44], [0, 127]]
+    assert packed["w.scale"].tolist() == pytest.approx([0.01, 2.0])  # one for each row: an output channel
+    assert packed["b"].dtype == torch.float16 and packed["n"].dtype == torch.int64
+    state = checkpoints._unpack(packed, "net.safetensors")
+    assert list(state) == ["w", "b", "n"] and state["w"].dtype == torch.float32
+    assert state["w"].flatten().tolist() == pytest.approx([1.27, -0.44, 0, 254])
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (6, 1, 3, 3), (4, 8, 1, 1)])
+@pytest.mark.parametrize("size", [1e-20, 1e-3, 1.0, 1e20])
+def test_eight_bits_are_off_by_half_a_step_at_most(shape, size):
+    weight = size * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    weight[1] = 0  # a channel that died
+    weight[2] *= 1e-3  # a channel has a step of its own
+    again = checkpoints._unpack(checkpoints._pack({"w": weight}, "int8"), "net.safetensors")["w"]
+    step = weight.flatten(1).abs().amax(1) / 127
+    error = (again - weight).flatten(1).abs().amax(1)
+    assert (error <= step / 2 * (1 + 1e-4)).all() and (again[1] == 0).all()
+    assert (error[0] > step[0] / 20) and torch.isfinite(again).all()
+
+
+def test_network_in_eight_bits(net, stored, tmp_path):
+    small = tmp_path / "small.safetensors"
+    card = save(net[0], small, {}, precision="int8")
+    assert card["dtype"] == "int8" and 0.24 < small.stat().st_size / stored.stat().st_size < 0.28
+    model, read = load(small)
+    assert read == card and all(p.dtype == torch.float32 for p in model.parameters())
+    own = net[0].state_dict()
+    for name, tensor in model.state_dict().items():
+        if tensor.ndim < 2:
+            assert torch.equal(tensor, own[name].half().float())
+        else:
+            step = own[name].flatten(1).abs().amax(1) / 127
+            assert ((tensor - own[name]).flatten(1).abs().amax(1) <= step / 2 * (1 + 1e-4)).all()
+    again = tmp_path / "again.safetensors"
+    save(model, again, {}, precision="int8")
+    assert same(load(again)[0], model)  # nothing more is lost
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_logits_barely_move(tmp_path, precision):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = models.build("mobilenet_v2", outputs=2).train()
+        x = torch.rand(16, 1, 64, 64) * torch.linspace(0.2, 1, 16).view(-1, 1, 1, 1)
+        with torch.no_grad():
+            for _ in range(20):
+                model(x)  # batch-norm statistics that fit the images
+        model.eval()
+        save(model, tmp_path / "net.safetensors", {}, precision=precision)
+        with torch.no_grad():
+            want, got = model(x), load(tmp_path / "net.safetensors")[0](x)
+    assert float(want.std()) > 0.01
+    assert float((got - want).abs().max()) < 0.05 * float(want.max() - want.min())
+
+
+def test_trainable_only_in_eight_bits(net, tmp_path):
+    trained, base = net
+    path = tmp_path / "part.safetensors"
+    save(trained, path, {}, precision="int8", trainable_only=True)
+    model, _ = load(path, base=base)
+    assert torch.equal(model.features[0].bias, base.features[0].bias)
+    assert torch.allclose(
+        model.head.weight, trained.head.weight, atol=trained.head.weight.detach().abs().max().item() / 250
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("head.weight.scale"), "'head.weight' is in 8 bits and needs one scale for each output"),
+        (
+            lambda s: s.update({"head.weight.scale": torch.ones(2)}),
+            "'head.weight' is in 8 bits and needs one scale for each output",
+        ),
+        (
+            lambda s: s["head.weight.scale"].fill_(torch.nan),
+            "1 weights are NaN or infinite, the first is 'head.weight.scale'",
+        ),
+        (lambda s: s.pop("head.weight"), "1 weights are missing, the first is 'head.weight'"),
+        (
+            lambda s: s.update({"head.bias.scale": torch.ones(1)}),
+            "1 weights are not in the network, the first is 'head.bias.scale'",
+        ),
+        (
+            lambda s: s.update({"head.weight": torch.zeros(1, 3, dtype=torch.int8)}),
+            "1 weights are of another shape, the first is 'head.weight'",
+        ),
+    ],
+)
+def test_eight_bits_that_do_not_fit(net, tmp_path, change, message):
+    path = tmp_path / "net.safetensors"
+    save(net[0], path, {}, precision="int8")
+    rewrite(path, change)
+    with pytest.raises(CheckpointError, match=rf"net\.safetensors: {message}"):
+        load(path)
+
+
+# compressed
+
+
+def test_compressed_file(net, tmp_path):
+    plain, packed = tmp_path / "a.safetensors", tmp_path / "b.safetensors.gz"
+    save(net[0], plain, {}, precision="int8")
+    save(net[0], packed, {}, precision="int8")
+    assert packed.stat().st_size < plain.stat().st_size
+    assert gzip.decompress(packed.read_bytes()) == plain.read_bytes()
+    assert card_path(packed).name == "b.json"
+    model, card = load(packed)
+    assert same(model, load(plain)[0]) and card["sha256"] == sha256(packed.read_bytes()).hexdigest()
+    before = packed.read_bytes()
+    save(net[0], packed, {}, precision="int8")
+    assert packed.read_bytes() == before  # no time of day in it
+    for bad in (before[:1000], b"", b"plain", before[:100] + bytes(50) + before[150:]):
+        packed.write_bytes(bad)
+        with pytest.raises(CheckpointError, match=r"b\.safetensors\.gz: its hash is not the card's"):
+            load(packed)
+        edit_card(packed, sha256=sha256(bad).hexdigest())
+        with pytest.raises(CheckpointError, match=r"b\.safetensors\.gz: not a safetensors file"):
+            load(packed)
+        edit_card(packed, sha256=card["sha256"])
 
 
 def test_trainable_only(net, tmp_path):
@@ -250,12 +381,23 @@ def test_base_that_does_not_fit(net, tmp_path):
         ),
         (
             lambda m: m.head.bias.data.fill_(70000.0),
-            {"half": True},
+            {"precision": "float16"},
             "1 weights are NaN or infinite, the first is 'head.b",
         ),
+        (
+            lambda m: m.head.weight.data[0, 0].fill_(torch.inf),
+            {"precision": "int8"},
+            "1 weights are NaN or infinite, the first is 'head.weight'",
+        ),
+        (lambda m: None, {"precision": "half"}, "precision: 'half' is not one of float32, float16, int8"),
         (lambda m: setattr(m, "frozen", False), {"trainable_only": True}, "trainable_only needs a frozen backbone"),
         (lambda m: None, {"card": {"auc": {1, 2}}}, "card: Object of type set is not JSON serializable"),
-        (lambda m: None, {"path": "net.pth"}, r"net\.pth: a checkpoint's name ends in \.safetensors"),
+        (lambda m: None, {"path": "net.pth"}, r"net\.pth: a checkpoint's name ends in \.safetensors or"),
+        (
+            lambda m: None,
+            {"path": "net.gz"},
+            r"net\.gz: a checkpoint's name ends in \.safetensors or \.safetensors\.gz",
+        ),
     ],
 )
 def test_what_cannot_be_saved(net, stored, spoil, options, message):

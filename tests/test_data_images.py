@@ -116,6 +116,13 @@ def test_zero_size_image(tmp_path, width, height):
         read_image(png_of_size(tmp_path / "zero.png", width, height))
 
 
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_image_of_one_grey_value(tmp_path, value):
+    """All black or constant can be read; only preparation and masks need two values."""
+    path = save(tmp_path / "a.png", np.full((6, 5), value, dtype=np.uint8))
+    assert np.unique(read_image(path)) == pytest.approx([value / 255])
+
+
 def test_floating_point_image(tmp_path):
     path = tmp_path / "a.tif"
     Image.fromarray(np.ones((2, 2), dtype=np.float32)).save(path)

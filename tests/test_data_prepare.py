@@ -9,13 +9,17 @@ import tracemalloc
 import zlib
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image, PngImagePlugin
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGLosslessSV1
 from test_data_dicom import write as write_dicom
 
 from xai_lib.data import prepare
 from xai_lib.data.case import DataError
+from xai_lib.data.dicom import read_dicom
 from xai_lib.data.images import read_image
 from xai_lib.data.prepare import TABLE, move_boxes, prepare_folder, prepare_image
 
@@ -382,6 +386,68 @@ def test_a_failed_save_leaves_no_output_and_stops(tmp_path, monkeypatch):
 
 
 # bad folders
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"PixelData": None}, "has no pixel data"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "photometric interpretation PALETTE COLOR"),
+        ({"NumberOfFrames": 3}, "multi-frame image with 3 frames"),
+        ({"bits": 9}, "do not fit 9 bits stored"),
+        ({"Rows": 60000, "Columns": 60000}, "header claims 60000 x 60000 pixels"),
+        ({"syntax": JPEGLosslessSV1, "PixelData": encapsulate([b"\xff\xd8 no matter what"])}, "JPEG Lossless"),
+        ({"RescaleSlope": 0}, "makes all values one"),
+    ],
+)
+def test_bad_dicom_is_a_row_and_the_others_go_on(tmp_path, fields, why):
+    dicom(tmp_path / "source" / "a_smith_bad.dcm", **fields)
+    dicom(tmp_path / "source" / "b_good.dcm", 2)
+    table = run(tmp_path / "source", tmp_path / "out", keep_paths=True).set_index("path")
+    assert table["status"].to_dict() == {"a_smith_bad.dcm": "failed", "b_good.dcm": "done"}
+    found = table.loc["a_smith_bad.dcm", "why"]
+    assert why in found and "smith" not in found.lower()
+    assert len(list((tmp_path / "out").glob("*.png"))) == 1
+
+
+@pytest.mark.parametrize("value", [0, 700, 4095])
+def test_dicom_of_one_grey_value(tmp_path, value):
+    """Black, grey or white all over: it can be read, but shows no breast."""
+    (tmp_path / "source").mkdir()
+    path = write_dicom(tmp_path / "source" / "one.dcm", np.full((30, 20), value, dtype=np.uint16))
+    assert np.unique(read_dicom(path).pixels) == pytest.approx([value / 4095])
+    table = run(tmp_path / "source", tmp_path / "out")
+    assert list(table["status"]) == ["failed"] and "image is constant" in table["why"][0]
+
+
+def test_two_images_of_one_sop_id(tmp_path):
+    """Not a copy but another image: the first in the order of the names is kept, also when the run goes on later."""
+    uid = "1.2.3.4"
+    dicom(tmp_path / "source" / "a.dcm", 1, SOPInstanceUID=uid)
+    dicom(tmp_path / "source" / "b.dcm", 2, SOPInstanceUID=uid)
+    expected = {"a.dcm": "done", "b.dcm": "duplicate"}
+    table = run(tmp_path / "source", tmp_path / "out", keep_paths=True).set_index("path")
+    assert table["status"].to_dict() == expected
+    assert table.loc["b.dcm", "why"] == "another file has the same SOP instance UID"
+    dicom(tmp_path / "source" / "c.dcm", 3, SOPInstanceUID=uid)
+    table = run(tmp_path / "source", tmp_path / "out", keep_paths=True).set_index("path")
+    assert table["status"].to_dict() == expected | {"c.dcm": "duplicate"}
+    (kept,) = (tmp_path / "out").glob("*.png")
+    np.testing.assert_allclose(
+        read_image(kept), prepare_image(read_dicom(tmp_path / "source" / "a.dcm").pixels).image, atol=1e-4
+    )
+
+
+def test_missing_side_view_and_wrong_spacing_are_no_failure(tmp_path):
+    dicom(tmp_path / "source" / "a.dcm", 1)
+    dicom(tmp_path / "source" / "b.dcm", 2, ImagerPixelSpacing=[-0.07, -0.07], ViewPosition="SIDEWAYS")
+    table = run(tmp_path / "source", tmp_path / "out", keep_paths=True).set_index("path")
+    assert list(table["status"]) == ["done", "done"]
+    assert table[["laterality", "view", "pixel_mm"]].isna().all(axis=None)
+    assert table.loc["b.dcm", "remark"] == "ImagerPixelSpacing is not positive" and pd.isna(
+        table.loc["a.dcm", "remark"]
+    )
+    assert all(row["output"] == f"{row['source']}.png" for _, row in table.iterrows())
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

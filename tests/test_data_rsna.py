@@ -86,6 +86,13 @@ def test_faulty_row(root, cell, word):
         load_rsna(root, strict=True)
 
 
+def test_image_named_twice(root):
+    """Two rows of one SOP id would be two cases of one image."""
+    write_table(root, [LINES[0], *LINES[:5]])
+    with pytest.raises(DataError, match=r"rsna: two rows have the source 'rsna/462822612'; sources must be unique"):
+        load_rsna(root)
+
+
 def test_missing_image_with_strict(root):
     with pytest.raises(DataError, match=r"^rsna: rsna/700000001: image file is missing$"):
         load_rsna(root, strict=True)

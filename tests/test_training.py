@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from xai_lib import models, training, training_state
 from xai_lib.config import Runtime
-from xai_lib.training import FitConfig, Stack, augment, fit, predict
+from xai_lib.training import FitConfig, Stack, fit, predict, scores
 
 CPU = Runtime(torch.device("cpu"), 1, bf16=False, channels_last=False)
 BF16 = Runtime(torch.device("cpu"), 1, bf16=True, channels_last=True)
@@ -68,27 +69,57 @@ def without_time(result):
 
 def test_loss_by_hand():
     labels = torch.tensor([1, 0])
-    assert float(training._loss(torch.zeros(2, 1), labels)) == pytest.approx(math.log(2))
+    assert float(training.loss(torch.zeros(2, 1), labels)) == pytest.approx(math.log(2))
     # sigmoid(log 3) = 3/4: right with -log 3/4, wrong with -log 1/4
-    loss = float(training._loss(torch.full((2, 1), math.log(3)), labels))
+    loss = float(training.loss(torch.full((2, 1), math.log(3)), labels))
     assert loss == pytest.approx((math.log(4 / 3) + math.log(4)) / 2)
     # softmax(0, log 3) = (1/4, 3/4)
-    loss = float(training._loss(torch.tensor([[0, math.log(3)]] * 2), labels))
+    loss = float(training.loss(torch.tensor([[0, math.log(3)]] * 2), labels))
     assert loss == pytest.approx((math.log(4 / 3) + math.log(4)) / 2)
 
 
-@pytest.mark.parametrize(
-    ("schedule", "expected"),
-    [
-        ("constant", {0: 1, 0.5: 1, 0.99: 1}),
-        ("cosine", {0: 1, 1 / 3: 0.75, 0.5: 0.5, 1: 0}),
-        ("onecycle", {0: 0.05, 0.1: 0.525, 0.2: 1, 0.6: 0.5, 1: 0}),
-    ],
-)
-def test_learning_rates_by_hand(schedule, expected):
-    config = settings(schedule=schedule, learning_rate=0.2)
-    for progress, share in expected.items():
-        assert training._rate(config, progress) == pytest.approx(0.2 * share, abs=1e-12)
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_focal_loss_by_hand(outputs):
+    # p of the true class is 3/4 and 1/4: each term times (1 - p)^2
+    logits = torch.full((2, 1), math.log(3)) if outputs == 1 else torch.tensor([[0, math.log(3)]] * 2)
+    loss = float(training.loss(logits, torch.tensor([1, 0]), "focal"))
+    assert loss == pytest.approx((math.log(4 / 3) / 16 + math.log(4) * 9 / 16) / 2)
+    sure = training.loss(40 * logits, torch.tensor([1, 1]), "focal")
+    assert float(sure) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_focal_loss_has_a_finite_gradient(outputs):
+    logits = torch.tensor([[0.0], [90.0], [-90.0]]).repeat(1, outputs) * torch.arange(1.0, outputs + 1)
+    logits.requires_grad_()
+    training.loss(logits, torch.tensor([1, 1, 1]), "focal").backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_positive_weight_as_in_torch():
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(20, 2, generator=generator), torch.arange(20) % 3 // 2
+    for weight in (1.0, 3.0, 0.25):
+        want = F.cross_entropy(logits, labels, weight=torch.tensor([1.0, weight]))
+        assert float(training.loss(logits, labels, positive_weight=weight)) == pytest.approx(float(want))
+        one = logits[:, 1:] - logits[:, :1]  # the same probabilities from one output
+        assert float(training.loss(one, labels, positive_weight=weight)) == pytest.approx(float(want))
+        only = training.loss(logits[:3], torch.ones(3, dtype=torch.long), positive_weight=weight)
+        assert float(only) == pytest.approx(float(F.cross_entropy(logits[:3], torch.ones(3, dtype=torch.long))))
+
+
+def test_scores():
+    assert scores(np.array([1.0, -2.0])).tolist() == [1, -2]
+    assert scores(np.array([[1.0, 4.0], [0.0, -2.0]])).tolist() == [3, -2]
+
+
+@pytest.mark.parametrize(("loss", "weight"), [("focal", 1.0), ("cross_entropy", 3.0), ("focal", 3.0)])
+def test_loss_and_weight_reach_both_parts(monkeypatch, loss, weight):
+    seen, original = [], training.loss
+    monkeypatch.setattr(training, "loss", lambda *args: seen.append(args[2:]) or original(*args))
+    _, result = train(config=settings(epochs=6, loss=loss, positive_weight=weight, learning_rate=0.03))
+    assert seen == [(loss, weight)] * 24  # three batches of training and one of stopping, six times
+    assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
 
 
 def test_the_rate_is_set_before_every_step(monkeypatch):
@@ -118,50 +149,6 @@ def test_one_sgd_step_by_hand():
     assert result.history[0]["train_loss"] == pytest.approx(math.log(2))
     assert result.history[0]["loss"] == pytest.approx(sum(losses) / 3)
     assert result.history[0]["auc"] == 1 and result.best_epoch == 1 and not result.stopped_early
-
-
-def draws(monkeypatch, *values):
-    """Make `augment` draw these five numbers, each in [-1, 1]: zoom, flip, column shift, row shift, gain."""
-    monkeypatch.setattr(torch, "rand", lambda n, k, generator: (torch.tensor([values] * n) + 1) / 2)
-
-
-def ramp():
-    """(1, 1, 50, 100) with other values at every pixel."""
-    rows, cols = torch.meshgrid(torch.arange(50.0), torch.arange(100.0), indexing="ij")
-    return ((rows * 100 + cols) / 10000)[None, None]
-
-
-def test_augment_by_hand(monkeypatch):
-    x, generator = ramp(), torch.Generator()
-    draws(monkeypatch, 0, 0, 0, 0, 0)
-    assert torch.allclose(augment(x, generator), x, atol=1e-6)
-    draws(monkeypatch, 0, -0.3, 0, 0, 0)
-    assert torch.allclose(augment(x, generator), x.flip(3), atol=1e-6)
-    draws(monkeypatch, 0, 1, 1, 0, 0)  # 8 % of 100 columns
-    assert torch.allclose(augment(x, generator)[..., :92], x[..., 8:], atol=1e-5)
-    draws(monkeypatch, 0, 1, 0, -1, 0)  # 8 % of 50 rows
-    assert torch.allclose(augment(x, generator)[:, :, 4:], x[:, :, :46], atol=1e-5)
-    draws(monkeypatch, 0, 1, 0, 0, 1)
-    assert torch.allclose(augment(x, generator), 1.15 * x, atol=1e-6)
-    draws(monkeypatch, 1, 1, 0, 0, 0)  # 10 % more is seen: column 49.5 + 30 shows what lay at 49.5 + 33
-    seen = augment(x, generator)[0, 0, 20]
-    assert float(seen[79] - seen[78]) == pytest.approx(1.1e-4, rel=1e-2)
-
-
-def test_augment_has_no_vertical_flip_and_keeps_the_range():
-    x = torch.zeros(200, 1, 40, 40)
-    x[:, :, :8, :20] = 1  # marked: top left
-    out = augment(x, torch.Generator().manual_seed(0))
-    assert out.shape == x.shape and float(out.min()) >= 0 and float(out.max()) <= 1
-    halves = out.mean(3)[:, 0]  # (200, rows)
-    assert (halves[:, :20].sum(1) > 5 * halves[:, 20:].sum(1)).all()
-    right = (out[..., 20:].sum((1, 2, 3)) > out[..., :20].sum((1, 2, 3))).float().mean()
-    assert 0.4 < float(right) < 0.6
-
-
-def test_augment_depends_on_its_generator_only():
-    a, b, c = (augment(ramp(), torch.Generator().manual_seed(s)) for s in (1, 1, 2))
-    assert torch.equal(a, b) and not torch.equal(a, c)
 
 
 # images in memory
@@ -213,10 +200,21 @@ def test_predict():
 def test_evaluate(monkeypatch):
     data = blobs(4)  # labels 0 1 0 1
     monkeypatch.setattr(training, "predict", lambda *_: np.array([0.0, 1.0, 2.0, 3.0], dtype=np.float32))
-    loss, auc = training._evaluate(Tiny(), data, CPU)
+    loss, auc = training._evaluate(Tiny(), data, settings(), CPU)
     assert auc == 0.75
     assert loss == pytest.approx(np.mean(np.logaddexp(0, [0, -1, 2, -3])))
-    assert math.isnan(training._evaluate(Tiny(), Stack(data.images, data.labels * 0), CPU)[1])
+    assert math.isnan(training._evaluate(Tiny(), Stack(data.images, data.labels * 0), settings(), CPU)[1])
+
+
+def test_evaluate_two_outputs(monkeypatch):
+    data = blobs(4)  # labels 0 1 0 1
+    logits = np.array([[5.0, 5.0], [0.0, 1.0], [3.0, 5.0], [1.0, 4.0]], dtype=np.float32)  # log odds 0, 1, 2, 3
+    monkeypatch.setattr(training, "predict", lambda *_: logits)
+    loss, auc = training._evaluate(Tiny(2), data, settings(), CPU)
+    assert auc == 0.75
+    assert loss == pytest.approx(np.mean(np.logaddexp(0, [0, -1, 2, -3])))
+    monkeypatch.setattr(training, "predict", lambda *_: np.zeros((4, 3), dtype=np.float32))
+    assert math.isnan(training._evaluate(Tiny(3), data, settings(), CPU)[1])  # three classes
 
 
 # training
@@ -232,10 +230,40 @@ def test_learns_what_is_separable(optimizer):
     assert all(row["seconds"] > 0 for row in result.history) and result.seconds > 0
 
 
-def test_several_outputs():
-    model, result = train(Tiny(outputs=2), settings(epochs=12, learning_rate=0.03))
-    assert result.history[-1]["loss"] < result.history[0]["loss"] and math.isnan(result.history[0]["auc"])
+@pytest.mark.parametrize("outputs", [2, 3])
+def test_several_outputs(outputs):
+    model, result = train(Tiny(outputs), settings(epochs=12, learning_rate=0.03))
+    assert result.history[-1]["loss"] < result.history[0]["loss"]
+    assert math.isnan(result.history[0]["auc"]) if outputs == 3 else result.history[-1]["auc"] == 1
     assert (predict(model, blobs(), CPU).argmax(1) == blobs().labels.numpy()).all()
+
+
+@pytest.mark.parametrize("group", [2, 3])
+def test_a_group_stays_together(group):
+    """Images 0 and 1, 2 and 3, ... are in the same batch, one after the other, in every epoch."""
+    batches = []
+    data = Stack((10 * torch.arange(12, dtype=torch.uint8)).view(12, 1, 1, 1), torch.arange(12) % 2)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 1))
+    model.register_forward_pre_hook(
+        lambda m, a: batches.append((a[0] * 25.5).flatten().round().int().tolist()) if m.training else None
+    )
+    config = settings(epochs=3, batch_size=6, group=group, augment="none")
+    fit(model, data, data, config, CPU, 0, progress=False)
+    assert [len(batch) for batch in batches] == [6] * 6
+    for k in range(0, 6, 2):
+        assert sorted(batches[k] + batches[k + 1]) == list(range(12))
+    for batch in batches:
+        starts = batch[::group]
+        assert all(start % group == 0 for start in starts)
+        assert batch == [start + i for start in starts for i in range(group)]
+    assert batches[0] != batches[2]
+
+
+def test_a_group_that_is_not_whole():
+    for images, group in ((9, 2), (2, 4)):
+        message = f"train: {images} images do not make whole groups of {group}"
+        with pytest.raises(ValueError, match=message):
+            train(data=blobs(images), config=settings(group=group))
 
 
 def test_same_seed_same_weights_other_seed_others():
@@ -355,7 +383,13 @@ def interrupt(at):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"optimizer": "sgd", "schedule": "cosine"}, {"optimizer": "adamw", "keep": "last"}]
+    "options",
+    [
+        {},
+        {"optimizer": "sgd", "schedule": "cosine"},
+        {"optimizer": "adamw", "keep": "last", "augment": "patch"},
+        {"optimizer": "sgd", "schedule": "warm_restarts", "loss": "focal", "group": 2, "augment": "mammogram"},
+    ],
 )
 @pytest.mark.parametrize("at", [0, 1, 3, 4])
 def test_killed_and_resumed_is_the_same_to_the_bit(tmp_path, options, at):
@@ -373,14 +407,14 @@ def test_killed_and_resumed_is_the_same_to_the_bit(tmp_path, options, at):
     assert not list(state.parent.glob("*"))
 
 
-@pytest.mark.parametrize(("module", "where"), [(training, "augment"), (training_state, "save_file")])
+@pytest.mark.parametrize(("module", "where"), [(training, "loss"), (training_state, "save_file")])
 def test_killed_at_any_place(tmp_path, monkeypatch, module, where):
     whole, _ = train()
     original, calls = getattr(module, where), []
 
     def killed(*args, **kwargs):
         calls.append(1)
-        if len(calls) == (8 if where == "augment" else 3):  # both in the third epoch
+        if len(calls) == (10 if where == "loss" else 3):  # both in the third epoch
             raise KeyboardInterrupt
         return original(*args, **kwargs)
 
@@ -391,6 +425,19 @@ def test_killed_at_any_place(tmp_path, monkeypatch, module, where):
     seen = []
     again, _ = train(state=tmp_path / "state", on_epoch=lambda e, m: seen.append(e))
     assert seen == [3, 4] and same(weights(again), weights(whole))
+
+
+def test_a_reduced_rate_survives_a_kill(tmp_path, monkeypatch):
+    """On a plateau the rate is a tenth after seven epochs: the resumed training takes it from the losses it stored."""
+    rates, step = [], torch.optim.SGD.step
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda o, *a: rates.append(o.param_groups[0]["lr"]) or step(o, *a))
+    config = settings(epochs=9, optimizer="sgd", schedule="plateau", batch_size=12)
+    scripted(monkeypatch, [1.0] * 8)
+    with pytest.raises(KeyboardInterrupt):
+        train(config=config, state=tmp_path / "state", on_epoch=interrupt(8))
+    scripted(monkeypatch, [1.0] * 2)
+    train(config=config, state=tmp_path / "state")
+    assert rates == pytest.approx([0.01] * 7 + [0.001] + [0.001] * 2)  # the eighth epoch is trained again
 
 
 def test_resumed_after_the_best_epoch(tmp_path, monkeypatch):
@@ -450,7 +497,14 @@ def test_state_of_another_training(tmp_path, options, message):
     ("options", "message"),
     [
         ({"optimizer": "lbfgs"}, "optimizer: 'lbfgs' is not one of adam, adamw, sgd"),
-        ({"schedule": "step"}, "schedule: 'step' is not one of constant, cosine, onecycle"),
+        ({"schedule": "step"}, "schedule: 'step' is not one of constant, cosine, onecycle, plateau, warm_restarts"),
+        ({"augment": True}, "augment: True is not one of ultrasound, patch, mammogram, none"),
+        ({"augment": "flip"}, "augment: 'flip' is not one of ultrasound, patch, mammogram, none"),
+        ({"loss": "hinge"}, "loss: 'hinge' is not one of cross_entropy, focal"),
+        ({"positive_weight": 0.0}, "positive_weight: 0.0 is not above 0"),
+        ({"positive_weight": -3.0}, "positive_weight: -3.0 is not above 0"),
+        ({"group": 0}, "group: 0 does not divide the batch_size 4"),
+        ({"group": 3}, "group: 3 does not divide the batch_size 4"),
         ({"keep": "first"}, "keep: 'first' is not one of best, last"),
         ({"epochs": 0}, "epochs and batch_size must be at least 1, got 0 and 4"),
         ({"batch_size": 0}, "epochs and batch_size must be at least 1, got 4 and 0"),

@@ -197,6 +197,13 @@ def test_name_of_a_cached_run_is_pinned(tmp_path, monkeypatch):
     assert len(folder(96)) == 3 and len(folder(64)) == 4
 
 
+def test_settings_that_were_added_later_change_the_name_of_a_cached_run():
+    plain = ut._named(training.FitConfig())
+    assert "augment=True)" in plain and "augment=False)" in ut._named(training.FitConfig(augment="none"))
+    for change in ({"loss": "focal"}, {"positive_weight": 3.0}, {"group": 2}, {"augment": "patch"}):
+        assert ut._named(training.FitConfig(**change)) != plain
+
+
 def test_cross_validate_shares_a_folder(dataset, images, tmp_path, monkeypatch):
     fit = training.FitConfig(epochs=1, batch_size=8)
     go = functools.partial(

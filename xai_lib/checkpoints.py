@@ -2,15 +2,20 @@
 
 Usage::
 
-    save(model, "net.safetensors", {"profile": "lab", "seed": 0, "figures": {...}}, half=True)
+    save(model, "net.safetensors", {"profile": "lab", "seed": 0, "figures": {...}}, precision="float16")
     model, card = load("net.safetensors")
 
 The card holds the architecture, so that a file is enough to build the network again, and the weights' hash, so that a
 damaged or exchanged file is noticed. Pickles are never written.
+
+In 8 bits a weight w of output channel c is stored as round(w / s_c) with s_c = max |w| / 127 over the channel, so it
+comes back with an error of s_c / 2 at most. The name ``net.safetensors.gz`` compresses the file, by a tenth in 8 bits.
 """
 
+import gzip
 import json
 import os
+import zlib
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,6 +29,9 @@ from torch import Tensor
 from xai_lib import models
 
 SPEC = ("architecture", "in_channels", "outputs", "padding", "drs")
+PRECISIONS = ("float32", "float16", "int8")
+SUFFIXES = (".safetensors", ".safetensors.gz")
+SCALE = ".scale"  # of a weight in 8 bits, one for each output channel: <name>.scale
 
 
 class CheckpointError(ValueError):
@@ -31,41 +39,53 @@ class CheckpointError(ValueError):
 
 
 def card_path(path: str | Path) -> Path:
-    """The card of ``net.safetensors`` is ``net.json``."""
-    return Path(path).with_suffix(".json")
+    """The card of ``net.safetensors`` or ``net.safetensors.gz`` is ``net.json``."""
+    path = Path(path)
+    return (path.with_suffix("") if path.suffix == ".gz" else path).with_suffix(".json")
 
 
 def save(
-    model: models.Classifier, path: str | Path, card: dict[str, Any], half: bool = False, trainable_only: bool = False
+    model: models.Classifier,
+    path: str | Path,
+    card: dict[str, Any],
+    precision: str = "float32",
+    trainable_only: bool = False,
 ) -> dict[str, Any]:
     """Write `model` and its card; return the card with architecture, dtype and hash filled in.
 
     Args:
         model: the network.
-        path: ends in ``.safetensors``.
+        path: ends in ``.safetensors``, or in ``.safetensors.gz`` for a compressed file.
         card: anything JSON can hold: profile, seed, data fingerprint, figures. What `save` itself fills in wins.
-        half: store float16; loading turns it back into float32.
+        precision: "float32", "float16", or "int8" (weights of convolutions and linear layers in 8 bits, the rest in
+            float16). Loading turns all of them back into float32.
         trainable_only: store only what trained (DRS scales and head); `load` then needs the same frozen `base`.
 
     Raises:
-        CheckpointError: another suffix, weights that are NaN or infinite (or become so in float16), a card that JSON
-            cannot hold, or `trainable_only` for a network that is not frozen. Older files stay as they are.
+        CheckpointError: another suffix or precision, weights that are NaN or infinite (or become so in float16), a
+            card that JSON cannot hold, or `trainable_only` for a network that is not frozen. Older files stay as they
+            are.
     """
     path = Path(path)
-    if path.suffix != ".safetensors":
-        raise CheckpointError(f"{path}: a checkpoint's name ends in .safetensors")
+    if not path.name.endswith(SUFFIXES):
+        raise CheckpointError(f"{path}: a checkpoint's name ends in {' or '.join(SUFFIXES)}")
+    if precision not in PRECISIONS:
+        raise CheckpointError(f"precision: {precision!r} is not one of {', '.join(PRECISIONS)}")
     if trainable_only and not model.frozen:
         raise CheckpointError(f"{path}: trainable_only needs a frozen backbone, all of this network trains")
     state = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
     trained = _trained(model)
     base = {n: t for n, t in state.items() if n not in trained} if trainable_only else {}
-    state = {n: t.half() if half and t.is_floating_point() else t for n, t in state.items() if n not in base}
+    state = {n: t for n, t in state.items() if n not in base}
     _check_finite(state, path)
-    payload = to_bytes(state)
+    packed = _pack(state, precision)
+    _check_finite(packed, path)  # float16 ends at 65504
+    payload = to_bytes(packed)
+    payload = gzip.compress(payload, mtime=0) if path.suffix == ".gz" else payload
     full = {
         **card,
         **{k: model.spec[k] for k in SPEC},
-        "dtype": "float16" if half else "float32",
+        "dtype": precision,
         "partial": trainable_only,
         "base_sha256": _digest(base) if trainable_only else None,
         "sha256": sha256(payload).hexdigest(),
@@ -78,6 +98,41 @@ def save(
     _write(path, payload)
     _write(card_path(path), text.encode())
     return full
+
+
+def _pack(state: dict[str, Tensor], precision: str) -> dict[str, Tensor]:
+    """Weights as they are stored."""
+    packed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if precision == "float32" or not tensor.is_floating_point():
+            packed[name] = tensor
+        elif precision == "int8" and tensor.ndim >= 2:
+            packed[name], packed[name + SCALE] = _quantise(tensor)
+        else:
+            packed[name] = tensor.half()
+    return packed
+
+
+def _unpack(packed: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Weights in 8 bits times their scales; all others as they are."""
+    state = dict(packed)
+    for name in [n for n, t in packed.items() if t.dtype == torch.int8]:
+        scale = state.pop(name + SCALE, None)
+        if scale is None or scale.shape != packed[name].shape[:1]:
+            raise CheckpointError(f"{path}: {name!r} is in 8 bits and needs one scale for each output channel")
+        state[name] = packed[name].float() * _column(scale, packed[name])
+    return state
+
+
+def _quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight (channels, ...) as int8 and one scale per channel (channels,), so that weight = int8 x scale."""
+    scale = (weight.flatten(1).abs().amax(1) / 127).clamp_min(torch.finfo(weight.dtype).tiny)
+    return (weight / _column(scale, weight)).round().to(torch.int8), scale
+
+
+def _column(scale: Tensor, weight: Tensor) -> Tensor:
+    """(channels,) -> (channels, 1, ...), as many axes as `weight`."""
+    return scale.view(-1, *[1] * (weight.ndim - 1))
 
 
 def _trained(model: models.Classifier) -> set[str]:
@@ -136,7 +191,7 @@ def load(
     """Build the network of a checkpoint, load its weights (as float32), and return it in eval mode with its card.
 
     Args:
-        path: the ``.safetensors`` file.
+        path: the ``.safetensors`` or ``.safetensors.gz`` file.
         expect: fields that the card must have, for example ``{"architecture": "resnet18"}``.
         base: for a checkpoint of scales and head only, the network it was trained on, before DRS (left unchanged).
 
@@ -155,10 +210,11 @@ def load(
     if sha256(payload).hexdigest() != card["sha256"]:
         raise CheckpointError(f"{path}: its hash is not the card's; the file is truncated, damaged or exchanged")
     try:
-        state = from_bytes(payload)
-    except SafetensorError as error:
+        packed = from_bytes(gzip.decompress(payload) if path.suffix == ".gz" else payload)
+    except (SafetensorError, OSError, EOFError, zlib.error) as error:
         raise CheckpointError(f"{path}: not a safetensors file ({error})") from error
-    _check_finite(state, path)
+    _check_finite(packed, path)
+    state = _unpack(packed, path)
     model = _skeleton(card, path, base)
     _fill(model, state, path, card)
     return model.eval(), card
@@ -184,7 +240,7 @@ def _skeleton(card: dict[str, Any], path: Path, base: models.Classifier | None) 
 
 
 def _fill(model: models.Classifier, state: dict[str, Tensor], path: Path, card: dict[str, Any]) -> None:
-    """Copy `state` into `model` (float16 becomes float32), naming what does not fit."""
+    """Copy `state` into `model` (which becomes float32), naming what does not fit."""
     own = model.state_dict()
     wanted = _trained(model) if card.get("partial") else set(own)
     missing = sorted(wanted - set(state))

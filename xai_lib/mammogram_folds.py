@@ -38,7 +38,7 @@ class Start:
 
     def build(self, seed: int) -> models.Classifier:
         """The network before training."""
-        if str(self.weights).endswith(".safetensors"):
+        if str(self.weights).endswith(checkpoints.SUFFIXES):
             return checkpoints.load(str(self.weights), expect={"architecture": self.architecture})[0]
         return fresh(self.architecture, self.weights, seed, self.padding)
 

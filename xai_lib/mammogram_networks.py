@@ -36,19 +36,19 @@ SYNTHETIC = "synthetic_mammogram"
 
 @dataclass(frozen=True)
 class PatchSettings:
-    """Study 1. `fit` is 3.2.2's (epochs and batch size are our reading); patches are cut from images of `image_size`."""
+    """Study 1. `fit` is 3.2.2's (epochs and batch size are our reading); patches come from images of `image_size`."""
 
     patients: int = 400
     image_size: tuple[int, int] = (1024, 512)
     size: int = 224
-    contrast: tuple[float, float] = (0.10, 0.40)
+    contrast: tuple[float, float] = (0.20, 0.45)
     benign: float = 0.0
     parts: tuple[float, float, float] = (0.80, 0.10, 0.10)
     architectures: tuple[str, ...] = ("resnet50", "mobilenet_v2")
     weights: str | None = None
     fit: FitConfig = field(
         default_factory=lambda: FitConfig(
-            epochs=10, batch_size=32, learning_rate=1e-3, schedule="plateau", patience=None, augment="patch", group=2
+            epochs=6, batch_size=32, learning_rate=1e-3, schedule="plateau", patience=None, augment="patch", group=2
         )
     )
 
@@ -62,7 +62,7 @@ class WholeSettings:
 
     patients: int = 500
     size: tuple[int, int] = (512, 256)
-    contrast: tuple[float, float] = (0.10, 0.40)
+    contrast: tuple[float, float] = (0.20, 0.45)
     benign: float = 0.0
     parts: tuple[float, float, float] = (0.80, 0.10, 0.10)
     architecture: str = "efficientnet_b0"
@@ -86,7 +86,7 @@ class WholeSettings:
     )
     fit: FitConfig = field(
         default_factory=lambda: FitConfig(
-            epochs=2,
+            epochs=1,
             batch_size=8,
             learning_rate=0.01,
             weight_decay=1e-4,

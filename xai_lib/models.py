@@ -156,7 +156,7 @@ def build(
         raise ValueError(f"outputs: {outputs!r} is not an integer of at least 1")
     if padding not in ("torchvision", "tensorflow"):
         raise ValueError(f"padding: {padding!r} is not 'torchvision' or 'tensorflow'")
-    if str(weights).endswith(".safetensors"):
+    if str(weights).endswith((".safetensors", ".safetensors.gz")):
         raise ValueError(f"weights: {weights} is a checkpoint; checkpoints.load builds its network and loads it")
     make, cut, channels = ARCHITECTURES[name]
     net = _whole_net(name, make, weights)

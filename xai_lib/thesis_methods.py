@@ -7,13 +7,15 @@ Usage::
     maps["deeplift_as_captum"], maps["grad_cam"]                  # also known: the names in `EXTRAS`
 
 The thesis used Captum. On SiLU and ReLU6 networks Captum's guided backpropagation is the plain gradient, and its
-DeepLIFT is gradient x (x - baseline): so its curves for EfficientNet-B0 are most likely those of the two maps
-``..._as_captum``. Under the names of the methods themselves stand the methods as published.
+DeepLIFT is gradient x (x - baseline) but for the gates of EfficientNet, whose sigmoid it knows: so the thesis's curves
+for EfficientNet-B0 are most likely those of the two maps ``..._as_captum``. Under the names of the methods themselves
+stand the methods as published.
 
 Reference: Sam-Millan et al. 2023, section 3.2.4. What it does not say is read as DEVIATIONS.md lists.
 """
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,12 +100,34 @@ def method_maps(
     return {name: found[name].float().cpu() for name in names}
 
 
+class _Sigmoid(torch.autograd.Function):
+    """Sigmoid of a batch, images first, then their baselines; its derivative is the slope between the two."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        y = z.sigmoid()
+        ctx.save_for_backward(z, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (z, z0), (y, y0) = (tensor.chunk(2) for tensor in ctx.saved_tensors)
+        slope = torch.where((z - z0).abs() < 1e-10, y * (1 - y), (y - y0) / (z - z0))
+        return gradient * torch.cat((slope, slope))
+
+
 def _as_captum(model: nn.Module, images: Tensor, target: int, baseline: float) -> dict[str, Tensor]:
-    """What Captum returns on networks without `nn.ReLU` modules: plain gradients in both methods."""
+    """What Captum returns on networks whose only modules with a rule in Captum are sigmoids (no `nn.ReLU`)."""
     x = images.detach().clone().requires_grad_()
     (gradient,) = torch.autograd.grad(model(x)[:, target].sum(), x)
     cam = attribute("grad_cam", model, images, target, relu=True, progress=False).map
+    changed = deepcopy(model)
+    for module in changed.modules():
+        if isinstance(module, nn.Sigmoid):
+            module.forward = _Sigmoid.apply  # type: ignore[method-assign]
+    both = changed(torch.cat((x, torch.full_like(images, baseline))))
+    (slopes,) = torch.autograd.grad(both[: len(x), target].sum(), x)
     return {
         "guided_grad_cam_as_captum": gradient.sum(1) * cam,
-        "deeplift_as_captum": (gradient * (images - baseline)).sum(1),
+        "deeplift_as_captum": (slopes * (images - baseline)).sum(1),
     }

@@ -241,11 +241,11 @@ def fit(
         progress: show a bar with loss and AUC.
 
     Raises:
-        ValueError: an empty set, images without a label, one class only in `train`, or a `state` that is damaged or
-            of another training.
+        ValueError: an empty set, images without a label, one class only or a part of a group in `train`, or a `state`
+            that is damaged or of another training.
         FloatingPointError: a loss is not finite.
     """
-    _check(train, val)
+    _check(train, val, config.group)
     began = time.perf_counter()
     layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
     model.to(runtime.device, memory_format=layout)  # type: ignore[call-overload]
@@ -281,7 +281,7 @@ def fit(
     return FitResult(history, kept, time.perf_counter() - began, len(history) < config.epochs)
 
 
-def _check(train: Stack, val: Stack) -> None:
+def _check(train: Stack, val: Stack, group: int) -> None:
     """Refuse sets that cannot be trained or stopped on."""
     for name, data in (("train", train), ("val", val)):
         if not len(data):
@@ -290,6 +290,8 @@ def _check(train: Stack, val: Stack) -> None:
             raise ValueError(f"{name}: {int((data.labels < 0).sum())} of {len(data)} images have no label")
     if len(train.labels.unique()) < 2:
         raise ValueError("train: it holds one class only")
+    if len(train) % group:
+        raise ValueError(f"train: {len(train)} images do not make whole groups of {group}")
 
 
 def _best_epoch(history: list[dict[str, float]]) -> int:

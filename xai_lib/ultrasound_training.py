@@ -192,7 +192,7 @@ def cross_validate(
     it (each with its own seeds). It does not depend on the order of the cases.
     """
     start = file_digest(Path(backbone.weights)) if backbone.weights and Path(backbone.weights).is_file() else None
-    what: list[object] = [replace(backbone, weights=start or backbone.weights), config, dataset.fingerprint]
+    what: list[object] = [replace(backbone, weights=start or backbone.weights), _named(config), dataset.fingerprint]
     what += [folds, shuffle_labels, runtime.bf16, sorted(externals or {})]
     size = images.images.shape[-1]
     what += [size] if size != KEY_SIZE else []
@@ -211,3 +211,9 @@ def cross_validate(
             save_run(run, done)
         runs.append(load_run(done))
     return runs
+
+
+def _named(config: training.FitConfig) -> str:
+    """Settings as the names of cached runs say them: what was added to them later goes unsaid at its default."""
+    text = str(config).replace("augment='ultrasound'", "augment=True").replace("augment='none'", "augment=False")
+    return text.replace(", loss='cross_entropy', positive_weight=1.0, group=1)", ")")
