@@ -1,0 +1,123 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from xai_lib.data.case import Case, CaseDataset, DataError
+from xai_lib.data.real_mammograms import prepared, with_centres
+from xai_lib.data.synthetic.mammogram_patches import patches
+
+LESION = (50, 30, 62, 42)  # in the frame of the left breast below
+
+
+def film(right=False, lesion=True):
+    """160 x 100, a half disc of grey 0.5 with its chest wall at column 10 (left breast), a lesion, a film label."""
+    rows, cols = np.ogrid[:160, :100]
+    image = np.where(((rows - 80) ** 2 + (cols - 10) ** 2 <= 60**2) & (cols >= 10), 0.5, 0.0).astype(np.float32)
+    if lesion:
+        image[LESION[0] : LESION[2], LESION[1] : LESION[3]] = 0.9
+    image[4:12, 85:95] = 1.0
+    return image[:, ::-1].copy() if right else image
+
+
+def read(row):
+    """Case of one film; the boxes follow a mirrored breast."""
+    image = torch.from_numpy(film(row["right"], bool(row["boxes"])))[None]
+    mask = torch.zeros(image.shape[1:], dtype=torch.bool)
+    for row0, col0, row1, col1 in row["boxes"]:
+        mask[row0:row1, col0:col1] = True
+    boxes = torch.tensor(row["boxes"], dtype=torch.int64).reshape(-1, 4)
+    return Case(image, row["label"], mask if len(boxes) else None, boxes, 0.5, row["patient_id"], "MLO", row["source"])
+
+
+def films(kinds=("malignant", "normal", "benign", "normal"), rights=(False, True, True, False)):
+    """A data set of such films."""
+    mirrored = (LESION[0], 100 - LESION[3], LESION[2], 100 - LESION[1])
+    rows = [
+        {
+            "source": f"film{i}",
+            "label": int(kind == "malignant"),
+            "class": kind,
+            "patient_id": f"p{i}",
+            "view": "MLO",
+            "right": right,
+            "boxes": () if kind == "normal" else (mirrored if right else LESION,),
+            "lesions": () if kind == "normal" else (kind,),
+            "pixel_mm": 0.5,
+        }
+        for i, (kind, right) in enumerate(zip(kinds, rights, strict=True))
+    ]
+    return CaseDataset("films", pd.DataFrame(rows), read)
+
+
+@pytest.mark.parametrize("index", [0, 2])
+def test_a_prepared_lesion_is_where_its_box_is(index):
+    case = prepared(films(), (160, 80))[index]
+    ((row0, col0, row1, col1),) = case.boxes.tolist()
+    lesion = case.image[0] > 0.8  # 0.9 over a breast whose brightest pixel is 0.9
+    rows, cols = (np.flatnonzero(lesion.any(axis)) for axis in (1, 0))
+    assert abs(rows[0] - row0) <= 1 and abs(rows[-1] + 1 - row1) <= 1
+    assert abs(cols[0] - col0) <= 1 and abs(cols[-1] + 1 - col1) <= 1
+    inside = torch.zeros_like(case.mask)
+    inside[row0:row1, col0:col1] = True
+    assert (case.mask & ~inside).sum() == 0 and case.mask.sum() > 0.8 * inside.sum()
+
+
+def test_prepared_breasts_have_the_wall_left_and_no_film_label():
+    left, right = (prepared(films(), (160, 80))[i].image[0] for i in (0, 2))
+    assert torch.allclose(left, right, atol=0.02)
+    assert left[:, 0].max() > 0.3 and left[:6].max() < 0.8 and left[:, -1].sum() < 0.5 * left[:, 0].sum()
+    assert prepared(films(), (160, 80))[0].pixel_mm is None
+
+
+def test_prepared_images_without_a_lesion():
+    case = prepared(films(), (160, 80))[1]
+    assert case.mask is None and case.boxes.shape == (0, 4) and case.image.shape == (1, 160, 80)
+
+
+def test_lesions_are_centred_and_normal_places_are_clear_of_them():
+    cases = with_centres(films(), seed=0, classes=("malignant", "benign", "normal"), side_mm=10.0, progress=False)
+    table = cases.table.set_index("source")
+    assert (table.loc["film0-0", ["centre_row", "centre_col"]] == [56, 36]).all()
+    assert (table.loc["film2-0", ["centre_row", "centre_col"]] == [56, 64]).all()
+    assert table.loc["film0-0", "label"] == 1 and table.loc["film2-0", "label"] == 0
+    assert list(table["kind"]).count("normal") == 2  # the only places are those of the lesions: films 0 and 2 have none
+    for index in range(len(cases)):
+        case, kind = cases[index], cases.table.iloc[index]["kind"]
+        assert bool(case.mask.any()) == (kind != "normal") and len(case.boxes) == (kind != "normal")
+
+
+def test_a_normal_place_is_that_of_a_lesion_relative_to_the_breast():
+    table = with_centres(films(), seed=0, side_mm=10.0, progress=False).table.set_index("source")
+    mirrored = table.loc["film1-normal", ["centre_row", "centre_col"]].astype(int)
+    same = table.loc["film3-normal", ["centre_row", "centre_col"]].astype(int)
+    assert abs(same["centre_row"] - 56) <= 1 and abs(same["centre_col"] - 36) <= 1
+    assert abs(mirrored["centre_row"] - 56) <= 1 and abs(mirrored["centre_col"] - 64) <= 1
+
+
+def test_patches_can_be_cut_from_them():
+    cut = patches(with_centres(films(), seed=0, side_mm=10.0, progress=False), size=40, side_mm=10.0)
+    sick = cut[0]
+    assert sick.label == 1 and sick.image.shape == (1, 40, 40)
+    assert abs(float(sick.mask.float().mean()) - (12 / 20) ** 2) < 0.05
+
+
+def test_classes_choose():
+    chosen = with_centres(films(), seed=0, classes=("malignant",), side_mm=10.0, progress=False)
+    assert list(chosen.table["kind"]) == ["malignant"]
+
+
+def test_a_film_without_a_breast_is_left_out():
+    def blank(row):
+        case = read(row)
+        return case if row["source"] != "film3" else Case(**{**vars(case), "image": torch.zeros_like(case.image)})
+
+    table = films().table
+    cases = with_centres(CaseDataset("films", table, blank), seed=0, side_mm=10.0, progress=False)
+    assert "film3-normal" not in set(cases.table["source"])
+    assert [item.source for item in cases.skipped] == ["film3"] and "constant" in cases.skipped[0].why
+
+
+def test_no_located_lesion_is_an_error():
+    with pytest.raises(DataError, match="films: no lesion is located"):
+        with_centres(films(("normal", "normal"), (False, True)), seed=0, progress=False)
