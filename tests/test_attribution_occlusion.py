@@ -12,7 +12,7 @@ from torchvision import models as tv
 
 from xai_lib import models
 from xai_lib.attribution.core import Found, Network
-from xai_lib.attribution.occlusion import occlusion, window_corners
+from xai_lib.attribution.occlusion import occlusion, window_corners, window_shares
 
 
 def draw(seed: int, *shape: int) -> Tensor:
@@ -109,6 +109,24 @@ def test_window_corners() -> None:
     assert window_corners((4, 4), (4, 4), (9, 9)).tolist() == [[0, 0]]
 
 
+def test_shares_of_a_soft_edge() -> None:
+    """Edge 2 on 6 pixels: 1/3, 2/3, 1, 1, 2/3, 1/3; a window's corner has the product of both sides."""
+    ramp = torch.tensor([1, 2, 3, 3, 2, 1]).double() / 3
+    assert_close(window_shares((6, 6), 2), ramp[:, None] * ramp)
+    assert_close(window_shares((5, 6), 1)[2], torch.tensor([0.5, 1, 1, 1, 1, 0.5]).double())
+    assert torch.equal(window_shares((3, 4)), torch.ones(3, 4).double())
+
+
+def test_soft_edge_by_hand() -> None:
+    """A row of 4 pixels 1 2 3 4, window 3, step 1, edge 1, shares 1/2 1 1/2; the output is the sum, so a fall is the
+    shared sum: 1/2 + 2 + 3/2 = 4 and 1 + 3 + 2 = 6. Pixel 1: (1 * 4 + 1/2 * 6) / (3/2)."""
+    ones = Linear(torch.ones(1, 1, 3, 4, dtype=torch.float64))
+    x = torch.tensor([1.0, 2, 3, 4]).double().expand(1, 1, 3, 4) / torch.tensor([0.5, 1, 0.5]).double()[:, None] / 3
+    found, _ = run(ones, x, 0, window=3, stride=1, edge=1)  # each of the three rows gives a third of a fall
+    expected = [4, (4 + 0.5 * 6) / 1.5, (0.5 * 4 + 6) / 1.5, 6]
+    assert_close(found.map[0, 1], torch.tensor(expected).double())
+
+
 # ---------------------------------------------------------------- against Captum and the definition
 
 
@@ -135,6 +153,22 @@ def test_equals_captum_and_the_definition(name: str) -> None:
     expected = by_definition(model, x, 3, window, stride, torch.zeros(()).double())
     assert found.map.dtype == torch.float64
     assert (found.map - expected).abs().max() < 1e-9 * expected.abs().max()
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_soft_edge_equals_the_definition(small: nn.Module, local: bool) -> None:
+    """Blended by hand, window by window, also where windows are cut."""
+    x, fill, shares = draw(1, 1, 2, 20, 24), draw(2, 2, 20, 24), window_shares((8, 8), 3)
+    found, _ = run(small, x, 1, window=8, stride=5, baseline=fill, edge=3, local=local)
+    total, count = torch.zeros(20, 24).double(), torch.zeros(20, 24).double()
+    with torch.no_grad():
+        for row, col in window_corners((20, 24), (8, 8), (5, 5)).tolist():
+            weight = torch.zeros(28, 32).double()
+            weight[row : row + 8, col : col + 8] = shares
+            weight = weight[:20, :24]
+            fall = (small(x) - small(x + weight * (fill - x)))[0, 1]
+            total, count = total + weight * fall, count + weight
+    assert_close(found.map[0], total / count, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("padding", ["torchvision", "tensorflow"])
@@ -254,6 +288,9 @@ def test_short_memory_makes_chunks_smaller(small: nn.Module, monkeypatch: pytest
         ({"window": 6, "stride": "4"}, TypeError, "stride: expected an integer"),
         ({"window": 6, "stride": 4, "local": "no"}, ValueError, "local: 'no'"),
         ({"window": 6, "stride": 4, "chunk": 0}, ValueError, "chunk: 0"),
+        ({"window": 6, "stride": 4, "edge": 4}, ValueError, "edge: 4 pixels, expected from 0 to half of the window 6"),
+        ({"window": 6, "stride": 4, "edge": -1}, ValueError, "edge: -1 pixels"),
+        ({"window": 6, "stride": 4, "edge": 1.5}, TypeError, "edge: expected an integer, got 1.5"),
         ({"window": 6, "stride": 4, "baseline": torch.zeros(1, 20, 24)}, ValueError, "baseline: shape"),
     ],
 )

@@ -552,3 +552,14 @@ def test_the_order_of_every_epoch_is_pinned():
     fit(model, data, data, settings(epochs=2, augment="none"), CPU, 0, progress=False)
     assert [round(i) for i in order[6:]] == [0, 4, 5, 2, 3, 1]
     assert sorted(round(i) for i in order[:6]) == [0, 1, 2, 3, 4, 5] and order[:6] != order[6:]
+
+
+def test_images_of_a_group_are_augmented_alike():
+    images = torch.rand(6, 1, 20, 20)
+    images[1::2] = images[0::2]
+    config = settings(batch_size=6, augment="patch", group=2)
+    out = training._augmented(images, config, torch.Generator().manual_seed(0))
+    assert out.shape == images.shape and torch.equal(out[0::2], out[1::2])
+    assert not torch.allclose(out[0], images[0]) and not torch.allclose(out[0] - images[0], out[2] - images[2])
+    alone = training._augmented(images, settings(augment="patch"), torch.Generator().manual_seed(0))
+    assert not torch.allclose(alone[0], alone[1])

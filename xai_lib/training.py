@@ -178,6 +178,13 @@ def _optimizer(model: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
     return make(weights, config.learning_rate, weight_decay=config.weight_decay)
 
 
+def _augmented(images: Tensor, config: FitConfig, generator: torch.Generator) -> Tensor:
+    """A batch with random changes, the same for all images of a group: they become channels of one image."""
+    groups = images.unflatten(0, (-1, config.group)).flatten(1, 2)  # (N / group, group * C, H, W)
+    changed = AUGMENTATIONS[config.augment](groups, generator)
+    return changed.unflatten(1, (config.group, -1)).flatten(0, 1)
+
+
 def _train_epoch(
     model: nn.Module,
     data: Stack,
@@ -202,7 +209,7 @@ def _train_epoch(
         images, labels = _to_device(data, order[start : start + config.batch_size], runtime)
         if len(images) == 1 < config.batch_size:
             continue  # batch normalisation cannot train on the single image that is left over
-        images = AUGMENTATIONS[config.augment](images, generator)
+        images = _augmented(images, config, generator)
         with runtime.autocast():
             logits = model(images)
         value = loss(logits, labels, config.loss, config.positive_weight)

@@ -7,7 +7,20 @@ Usage::
 """
 
 from xai_lib.plotting.common import CLASS_NAMES, image_grid, save, show_image, show_source
+from xai_lib.plotting.mammograms import (
+    before_after,
+    dots,
+    iou_boxplots,
+    label,
+    peak_offsets,
+    pipeline,
+    quantile_sweep,
+    sheet,
+    tpr_curves,
+    twins,
+)
 from xai_lib.plotting.maps import explained, methods, overlay
+from xai_lib.plotting.patches import agreement_matrix, method_points, patch_rows, randomisation
 from xai_lib.plotting.ultrasound import (
     REGION_COLOURS,
     cam_cases,
@@ -25,21 +38,35 @@ from xai_lib.plotting.ultrasound import (
 __all__ = [
     "CLASS_NAMES",
     "REGION_COLOURS",
+    "agreement_matrix",
+    "before_after",
     "cam_cases",
     "cam_scheme",
     "coverage",
     "cue_matrix",
+    "dots",
     "estimates",
     "explained",
     "image_grid",
+    "iou_boxplots",
+    "label",
+    "method_points",
     "methods",
     "offsets",
     "overlay",
+    "patch_rows",
+    "peak_offsets",
+    "pipeline",
     "pointing",
+    "quantile_sweep",
+    "randomisation",
     "regions_figure",
     "roc",
     "save",
+    "sheet",
     "show_image",
     "show_source",
+    "tpr_curves",
     "training_length",
+    "twins",
 ]
