@@ -15,6 +15,7 @@ LAYERS = [
         "models",
         "checkpoints",
         "augmentations",
+        "losses",
         "schedules",
         "training_state",
         "training",

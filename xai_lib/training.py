@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
@@ -29,6 +28,7 @@ from xai_lib import statistics, training_state
 from xai_lib.augmentations import AUGMENTATIONS
 from xai_lib.config import Runtime, torch_generator
 from xai_lib.data.images import resize
+from xai_lib.losses import LOSSES, loss
 from xai_lib.schedules import SCHEDULES, learning_rate
 
 
@@ -73,7 +73,6 @@ def _to_device(data: Stack, index: Any, runtime: Runtime) -> tuple[Tensor, Tenso
 
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
-LOSSES = ("cross_entropy", "focal")
 
 
 @dataclass(frozen=True)
@@ -134,24 +133,6 @@ def predict(model: nn.Module, data: Stack, runtime: Runtime, batch_size: int = 3
         out = torch.cat([model(x).float().cpu() for x, _ in data.batches(batch_size, runtime)])
     model.train(was_training)
     return out.squeeze(1).numpy() if out.shape[1] == 1 else out.numpy()
-
-
-def loss(logits: Tensor, labels: Tensor, kind: str = "cross_entropy", positive_weight: float = 1.0) -> Tensor:
-    """Mean loss of logits (N, outputs): of the sigmoid for one output, of the softmax for several.
-
-    Args:
-        logits: (N, outputs).
-        labels: (N,), int64.
-        kind: "cross_entropy", or "focal": each term times (1 - p)^2, p the probability of the true class (Lin 2017).
-        positive_weight: weight of the images of label 1.
-    """
-    if logits.shape[1] == 1:
-        terms = F.binary_cross_entropy_with_logits(logits[:, 0].float(), labels.float(), reduction="none")
-    else:
-        terms = F.cross_entropy(logits.float(), labels, reduction="none")
-    terms = terms * (1 - torch.exp(-terms)) ** 2 if kind == "focal" else terms
-    weights = torch.where(labels == 1, positive_weight, 1.0)
-    return (weights * terms).mean() / weights.mean()
 
 
 def scores(logits: NDArray[Any]) -> NDArray[Any]:
