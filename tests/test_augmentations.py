@@ -146,3 +146,11 @@ def test_augmentations_draw_from_their_generator_alone():
     for augment in augmentations.AUGMENTATIONS.values():
         augment(images, seeded())
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_mammogram_channels_are_flipped_alike_and_have_their_own_gain():
+    pairs = torch.rand(8, 1, 6, 4).expand(-1, 2, -1, -1) * 0.5  # an image twice: the channels of a pair
+    out = mammogram(pairs, seeded())
+    ratio = out[:, 0] / out[:, 1]
+    assert torch.allclose(ratio, ratio[:, :1, :1].expand_as(ratio))
+    assert (ratio[:, 0, 0] != 1).all() and len(ratio[:, 0, 0].unique()) == 8

@@ -50,10 +50,14 @@ def patch(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def mammogram(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Random vertical flip and gain (10 %); the chest wall stays on the left, so there is no horizontal flip."""
-    draw = _draw(images, 2, generator)
+    """Random vertical flip and gain (10 %); the chest wall stays on the left, so there is no horizontal flip.
+
+    Each channel has its own gain. In training the images of a group are channels here: a pair of image and twin is
+    flipped alike, and its brightness does not say which is which.
+    """
+    draw = _draw(images, 1 + images.shape[1], generator)
     flipped = torch.where(draw[:, 0, None, None, None] < 0, images.flip(2), images)
-    return (flipped * (1 + 0.1 * draw[:, 1, None, None, None])).clamp(0, 1)
+    return (flipped * (1 + 0.1 * draw[:, 1:, None, None])).clamp(0, 1)
 
 
 def none(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -86,8 +86,8 @@ class WholeSettings:
     )
     fit: FitConfig = field(
         default_factory=lambda: FitConfig(
-            epochs=1,
-            batch_size=8,
+            epochs=2,
+            batch_size=16,
             learning_rate=0.01,
             weight_decay=1e-4,
             optimizer="sgd",
