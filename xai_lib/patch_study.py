@@ -97,7 +97,9 @@ def settings(profile_name: str) -> Study:
             base, patches=tiny, setup=setup, malignant=2, others=2, sanity=1, sane=("saliency",), replicates=20
         )
     full = replace(base.patches, patients=1904, parts=(0.70, 0.10, 0.20), weights="imagenet")
-    return replace(base, patches=replace(full, fit=replace(fit, epochs=30)), malignant=100, others=100)
+    return replace(
+        base, patches=replace(full, fit=replace(fit, epochs=30, schedule="plateau")), malignant=100, others=100
+    )
 
 
 def patch_sets(study: Study, seed: int) -> dict[str, CaseDataset]:
