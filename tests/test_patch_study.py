@@ -24,6 +24,7 @@ def test_settings_hold_the_thesis_parameters():
     assert lab.patches.architectures == ("resnet50", "mobilenet_v2") and lab.patches.size == 224
     assert lab.shift * 224 == 50 and lab.checkpoint
     assert settings("smoke").checkpoint is None and settings("paper").patches.weights == "imagenet"
+    assert settings("paper").patches.fit.schedule == "plateau"  # 3.2.2
     with pytest.raises(ValueError, match="profile"):
         settings("fast")
 

@@ -37,11 +37,11 @@ class Counts:
     `shown`: examples of each of `GROUPS`.
     """
 
-    main: int = 8
-    cheap: int = 30
-    val: int = 4
-    ablations: int = 2
-    inserted: int = 4
+    main: int = 24
+    cheap: int = 60
+    val: int = 8
+    ablations: int = 6
+    inserted: int = 10
     contrasts: tuple[float, ...] = (0.1, 0.2, 0.4)
     costly: tuple[float, ...] = (0.2,)
     shown: int = 2

@@ -282,5 +282,5 @@ def _part(ready: Ready, untrained: nn.Module, name: str, part: list[int]) -> tup
     """`measure` for one set."""
     study, bare = ready.study, name == "untrained"
     dataset = ready.sets["centred" if bare else name]
-    model, names = untrained if bare else ready.first.model, THESIS if name == "centred" else CHEAP
+    model, names = (untrained, CHEAP) if bare else (ready.first.model, THESIS)
     return measure(model, dataset, part, study.setup, names, ready.sets["centred"], study.precision)

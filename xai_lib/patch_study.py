@@ -36,16 +36,16 @@ CHEAP = ("saliency", "occlusion", "guided_grad_cam", "deeplift")  # seconds a pa
 class Study:
     """What a profile means.
 
-    `malignant` and `others` count the test patches that are explained by all methods; their twins, the shifted patches
-    and the untrained network get the quick ones (`CHEAP`). `shift` is a share of the patch's side. `sanity` patches are
-    explained by the methods `sane` while the network is randomised. `checkpoint` is the folder of shipped networks.
+    `malignant` and `others` count the test patches whose maps are measured; the untrained network gets the quick methods
+    only (`CHEAP`). `shift` is a share of the patch's side. `sanity` patches are explained by the methods `sane` while
+    the network is randomised. `checkpoint` is the folder of shipped networks.
     """
 
     profile: str
     patches: mn.PatchSettings = field(default_factory=mn.PatchSettings)
     setup: Setup = field(default_factory=Setup)
-    malignant: int = 10
-    others: int = 10
+    malignant: int = 24
+    others: int = 24
     shift: float = 50 / 224
     sanity: int = 2
     sane: tuple[str, ...] = CHEAP
