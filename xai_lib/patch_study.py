@@ -36,9 +36,9 @@ CHEAP = ("saliency", "occlusion", "guided_grad_cam", "deeplift")  # seconds a pa
 class Study:
     """What a profile means.
 
-    `malignant` and `others` count the test patches whose maps are measured; the untrained network gets the quick methods
-    only (`CHEAP`). `shift` is a share of the patch's side. `sanity` patches are explained by the methods `sane` while
-    the network is randomised. `checkpoint` is the folder of shipped networks.
+    `malignant` and `others` count the test patches whose maps are measured; the untrained network gets the quick
+    methods only (`CHEAP`). `shift` is a share of the patch's side. `sanity` patches are explained by the methods `sane`
+    while the network is randomised. `checkpoint` is the folder of shipped networks.
     """
 
     profile: str
