@@ -33,6 +33,13 @@ SPREAD = ("entropy", "gini", "effective_area")
 ALIKE = ("correlation", "rank_correlation", "absolute_rank_correlation", "top_overlap")
 CENTRAL = Estimate(0.25, method="area of the central quarter")
 
+GROUPS = {  # group of patches, set
+    "tp": ("TP", "centred"),
+    "tn": ("TN", "centred"),
+    "twin": ("TP", "twin"),
+    "untrained_tp": ("TP", "untrained"),
+    "untrained_tn": ("TN", "untrained"),
+}
 LEVELS: dict[str, tuple[str, str, str]] = {  # figure: group of patches, set, measure
     "area": ("TP", "centred", "area"),
     "top": ("TP", "centred", "top_lesion"),
@@ -41,17 +48,7 @@ LEVELS: dict[str, tuple[str, str, str]] = {  # figure: group of patches, set, me
     "energy": ("TP", "centred", "energy_lesion"),
     "energy_twin": ("TP", "twin", "energy_lesion"),
     "energy_untrained": ("TP", "untrained", "energy_lesion"),
-    **{
-        f"{m}_{name}": (*where, m)
-        for m in SPREAD
-        for name, where in {
-            "tp": ("TP", "centred"),
-            "tn": ("TN", "centred"),
-            "twin": ("TP", "twin"),
-            "untrained_tp": ("TP", "untrained"),
-            "untrained_tn": ("TN", "untrained"),
-        }.items()
-    },
+    **{f"{m}_{name}": (*where, m) for m in SPREAD for name, where in GROUPS.items()},
     **{
         f"{m}{name}": (*where, m)
         for m in ("central", "peak_centre", "peak_lesion")
@@ -77,17 +74,7 @@ DIFFERENCES: dict[str, tuple[str, str]] = {  # the first minus the second, patch
     "central_over_twin": ("central", "central_twin"),
     "follows": ("shifted_lesion", "shifted_middle"),
 }
-PAIR_LEVELS = {
-    f"{m}_{name}": (*where, m)
-    for m in ALIKE
-    for name, where in {
-        "tp": ("TP", "centred"),
-        "tn": ("TN", "centred"),
-        "twin": ("TP", "twin"),
-        "untrained_tp": ("TP", "untrained"),
-        "untrained_tn": ("TN", "untrained"),
-    }.items()
-}
+PAIR_LEVELS = {f"{m}_{name}": (*where, m) for m in ALIKE for name, where in GROUPS.items()}
 PAIR_DIFFERENCES = {
     f"{m}_{name}": (f"{m}_{a}", f"{m}_{b}")
     for m in ALIKE
