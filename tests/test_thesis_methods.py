@@ -123,16 +123,17 @@ def test_options_reach_the_engine(relu, monkeypatch):
     seen = record(monkeypatch)
     setup = Setup(window=7, stride=3, steps=5, segments=11, samples=13, baseline=0.25, seed=17)
     method_maps(relu, images(), THESIS, setup, target=0, precision="bf16", progress=False)
-    how = {"target": 0, "precision": "bf16", "progress": False}
-    regression = {"segments": 11, "samples": 13, "baseline": 0.25, "seed": 17} | how
+    how = {"target": 0, "progress": False}
+    exact, fast = how | {"precision": "float32"}, how | {"precision": "bf16"}
+    regression = {"segments": 11, "samples": 13, "baseline": 0.25, "seed": 17} | fast
     assert seen == {
         "saliency": how,
-        "integrated_gradients": {"steps": 5, "baseline": 0.25} | how,
-        "occlusion": {"window": 7, "stride": 3, "baseline": 0.25} | how,
+        "integrated_gradients": {"steps": 5, "baseline": 0.25} | exact,
+        "occlusion": {"window": 7, "stride": 3, "baseline": 0.25} | fast,
         "guided_grad_cam": how,
         "lime": regression,
         "kernel_shap": regression,
-        "deeplift": {"baseline": 0.25} | how,
+        "deeplift": {"baseline": 0.25} | exact,
     }
 
 

@@ -1,4 +1,4 @@
-"""Command line: ``xai-lib list | run | verify | claims | attribute | data check | data prepare``.
+"""Command line: ``xai-lib list | run | real | verify | claims | attribute | data check | data prepare``.
 
 Every mistake of the user ends in one line on stderr and exit code 1.
 """
@@ -211,6 +211,28 @@ def claims(
     for path, record in found.items():
         if checks.outdated(record):
             console.print(f"[yellow]older:[/yellow] {path}: its notebook changed since this record", soft_wrap=True)
+
+
+@app.command()
+def real(
+    study: Annotated[str, typer.Argument(help="patches (study 1), boxes or insertion (study 2).")],
+    out: Annotated[Path, typer.Argument(help="The record to write, a .json file.")],
+    dataset: Annotated[str, typer.Option(help="A data set of mammograms with located lesions.")] = "mini_mias",
+    root: Annotated[Path | None, typer.Option(help="Its folder (default: the official one in XAI_DATA_DIR).")] = None,
+    weights: Annotated[str | None, typer.Option(help="imagenet, or a file; default: imagenet (patches), ours.")] = None,
+    padding: Annotated[str, typer.Option(help="Of the weights of patches: torchvision or tensorflow.")] = "torchvision",
+    precision: Annotated[str, typer.Option(help="Of the maps of many passes: float32 or bf16.")] = "float32",
+    maps: Annotated[int | None, typer.Option(help="Images to explain (default: the study's).")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads (default: all cores).")] = None,
+) -> None:
+    """Carry a study out on real mammograms: train in folds, explain, and write the record; a stopped run goes on."""
+    from xai_lib.real_runs import run_real
+
+    source = str(root) if root else None
+    record = run_real(study, dataset, source, weights, padding, precision, maps, threads)
+    record_files.write(record, out)
+    for name, figure in record.figures.items():
+        _console().print(Text(f"{name}: {figure.estimate}"), soft_wrap=True)
 
 
 @data_app.command()

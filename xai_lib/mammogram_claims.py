@@ -176,26 +176,34 @@ def judge(
     """
     known = claims.load()
 
+    def cost(f: pd.DataFrame) -> pd.Series:
+        s = f[[IG, OCCLUSION, "grad_cam"]].mean()
+        return pd.Series(dict(zip(COST_LEVELS, (s[IG] / s[OCCLUSION], s[OCCLUSION] / s["grad_cam"]), strict=True)))
+
+    seconds = maps.pivot(index="image", columns="variant", values="seconds").join(
+        maps.drop_duplicates("image").set_index("image")["patient_id"]
+    )
+    return judge_boxes(auc, iou, larger, many) | {
+        "2.4": claims.decide(known["2.4"], weak),
+        "2.5": claims.decide(known["2.5"], many.of(cost, seconds), COST_LEVELS),
+        "2.6": claims.decide(known["2.6"], highlighted(insertion, many)),
+    }
+
+
+def judge_boxes(auc: Estimate, iou: pd.DataFrame, larger: pd.DataFrame, many: Bootstrap) -> dict[str, Verdict]:
+    """Verdicts on claims 2.1 to 2.3, which any images with boxes can answer; arguments as for `judge`."""
+    known = claims.load()
+
     def order(f: pd.DataFrame) -> pd.Series:
         mean = f[list(THE_SEVEN)].mean()
         best, worst, rest = mean[[IG, OCCLUSION]].min(), mean[[LIME, SHAP]].max(), mean[list(REST)]
         return pd.Series({"best two - rest": best - rest.max(), "rest - worst two": rest.min() - worst})
 
-    def cost(f: pd.DataFrame) -> pd.Series:
-        s = f[[IG, OCCLUSION, "grad_cam"]].mean()
-        return pd.Series(dict(zip(COST_LEVELS, (s[IG] / s[OCCLUSION], s[OCCLUSION] / s["grad_cam"]), strict=True)))
-
     share = exact_share(many.means(larger, ["larger"])["larger"], larger["patient_id"].nunique())
-    seconds = maps.pivot(index="image", columns="variant", values="seconds").join(
-        maps.drop_duplicates("image").set_index("image")["patient_id"]
-    )
     return {
         "2.1": claims.decide(known["2.1"], {"auc": auc}),
         "2.2": claims.decide(known["2.2"], many.of(order, iou)),
         "2.3": claims.decide(known["2.3"], {"larger": share}, {"larger": 0.5}),
-        "2.4": claims.decide(known["2.4"], weak),
-        "2.5": claims.decide(known["2.5"], many.of(cost, seconds), COST_LEVELS),
-        "2.6": claims.decide(known["2.6"], highlighted(insertion, many)),
     }
 
 

@@ -37,9 +37,9 @@ class Counts:
     `shown`: examples of each of `GROUPS`.
     """
 
-    main: int = 24
+    main: int = 16
     cheap: int = 60
-    val: int = 8
+    val: int = 6
     ablations: int = 6
     inserted: int = 10
     contrasts: tuple[float, ...] = (0.1, 0.2, 0.4)
@@ -141,7 +141,7 @@ def study_of(
         card: of its checkpoint; None for one that was just trained.
         setup: parameters of the methods, in pixels of these images.
         counts: how many images.
-        precision: of the methods of many passes.
+        precision: of occlusion, LIME and Kernel SHAP.
         seed: of the images, the split, the untrained network, random boxes and lesions.
     """
     weights = b"".join(t.cpu().numpy().tobytes() for t in model.state_dict().values()) if card is None else b""

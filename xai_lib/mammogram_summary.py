@@ -269,6 +269,7 @@ def insertion_record(
     started: float,
     replicates: int = 1000,
     seed: int = 0,
+    command: str = "",
 ) -> Record:
     """Record of lesions inserted into real mammograms (`mammogram_tables.real_rows`).
 
@@ -280,6 +281,7 @@ def insertion_record(
         started: `time.perf_counter()` at its start.
         replicates: of the bootstrap over patients.
         seed: of the bootstrap.
+        command: that repeats the run.
     """
     many, contrast = Bootstrap(replicates, seed), full_contrast(insertion)
     table = inserted(insertion, many)
@@ -304,4 +306,5 @@ def insertion_record(
         verdicts={"2.6": claims.decide(claims.load()["2.6"], highlighted(insertion, many))},
         tables={"inserted": text.as_rows(table)},
         started=started,
+        command=command,
     )

@@ -31,7 +31,7 @@ from xai_lib.attribution import attribute
 from xai_lib.boxes import SEGMENT_METHODS
 from xai_lib.data import Case, CaseDataset
 from xai_lib.data.synthetic.mammogram import anatomy
-from xai_lib.thesis_methods import EXTRAS, MALIGNANT, THESIS, Setup, method_maps
+from xai_lib.thesis_methods import EXTRAS, MALIGNANT, PERTURBATIONS, THESIS, Setup, method_maps
 
 COSTLY = ("integrated_gradients", "occlusion", "lime", "kernel_shap")  # hundreds of passes each
 FILLS = ("grey", "black", "blur", "twin")
@@ -129,7 +129,7 @@ def explain(
         scene: the image.
         networks: "trained" and, for variants that ask for it, "untrained"; in eval mode.
         setup: the thesis's parameters.
-        precision: of the methods in `COSTLY`; the others run in float32.
+        precision: of `thesis_methods.PERTURBATIONS`; the others run in float32.
 
     Raises:
         ValueError: a variant that is unknown or asks for a twin or a network that is not there; what
@@ -145,7 +145,7 @@ def explain(
         started = time.perf_counter()
         found = method_maps(model, x, [variant.method], setup)[variant.method]
         return Explained(found[0].numpy(), 2, 2, time.perf_counter() - started)
-    how: dict[str, Any] = {"precision": precision if variant.method in COSTLY else "float32", "progress": False}
+    how: dict[str, Any] = {"precision": precision if variant.method in PERTURBATIONS else "float32", "progress": False}
     a = attribute(variant.method, model, x, MALIGNANT, **how, **options(variant, scene, setup))
     return Explained(a.map[0].float().cpu().numpy(), a.forward_passes, a.backward_passes, a.seconds, a.notes)
 

@@ -104,7 +104,7 @@ def measure(
         setup: parameters of the methods.
         names: methods.
         middle: the centred patches of the same breasts; their masks say where the middle's lesion is. None: `dataset`.
-        precision: of the methods.
+        precision: of occlusion, LIME and Kernel SHAP.
         maps_of: makes the maps.
 
     Returns:

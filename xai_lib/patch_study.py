@@ -44,8 +44,8 @@ class Study:
     profile: str
     patches: mn.PatchSettings = field(default_factory=mn.PatchSettings)
     setup: Setup = field(default_factory=Setup)
-    malignant: int = 24
-    others: int = 24
+    malignant: int = 16
+    others: int = 16
     shift: float = 50 / 224
     sanity: int = 2
     sane: tuple[str, ...] = CHEAP
@@ -87,7 +87,7 @@ def settings(profile_name: str) -> Study:
     name = profile(profile_name).name
     base = Study(name)
     if name == "lab":
-        return replace(base, checkpoint=str(repository_dir() / "data" / "checkpoints"))
+        return replace(base, precision="bf16", checkpoint=str(repository_dir() / "data" / "checkpoints"))
     fit = base.patches.fit
     if name == "smoke":
         tiny = replace(base.patches, patients=8, image_size=(128, 64), size=64, parts=(0.5, 0.25, 0.25))

@@ -28,6 +28,7 @@ from xai_lib.models import IMAGENET_MEAN
 
 THESIS = ("saliency", "integrated_gradients", "occlusion", "guided_grad_cam", "lime", "kernel_shap", "deeplift")
 EXTRAS = ("grad_cam", "guided_grad_cam_as_captum", "deeplift_as_captum")
+PERTURBATIONS = ("occlusion", "lime", "kernel_shap")  # forward passes only: bf16 halves the time, ranks keep to 0.999
 GREY = sum(IMAGENET_MEAN) / 3  # 0 after normalisation, the baseline of all methods
 MALIGNANT = 1  # the output that is explained, as a logit
 
@@ -75,7 +76,7 @@ def method_maps(
         setup: parameters.
         target: output to explain.
         options: by name, options that replace those of `setup`.
-        precision: "float32" or "bf16".
+        precision: "float32" or "bf16", of `PERTURBATIONS`; the others stay in float32, whose gradients bf16 blurs.
         progress: show bars on long work.
 
     Raises:
@@ -86,14 +87,15 @@ def method_maps(
     if unknown:
         raise ValueError(f"names: {unknown[0]!r} is unknown, expected some of {', '.join(THESIS + EXTRAS)}")
     given = {name: {**setup.options(name), **(options or {}).get(name, {})} for name in names}
-    how: dict[str, Any] = {"precision": precision, "progress": progress}
     found: dict[str, Tensor] = {}
     shared = [name for name in names if name in SHARED]
     if shared:
-        parts = attribute_all(shared, model, images, target, settings={name: given[name] for name in shared}, **how)
+        settings = {name: given[name] for name in shared}
+        parts = attribute_all(shared, model, images, target, settings=settings, progress=progress)
         found |= {name: part.map for name, part in parts.items()}
     for name in names:
         if name not in found and name in THESIS:
+            how = {"precision": precision if name in PERTURBATIONS else "float32", "progress": progress}
             found[name] = attribute(name, model, images, target, **how, **given[name]).map
     if any(name.endswith("_as_captum") for name in names):
         found |= _as_captum(model, images, target, setup.baseline)
