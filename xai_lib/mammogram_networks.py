@@ -88,7 +88,7 @@ class WholeSettings:
     )
     fit: FitConfig = field(
         default_factory=lambda: FitConfig(
-            epochs=2,
+            epochs=3,
             batch_size=16,
             learning_rate=0.01,
             weight_decay=1e-4,

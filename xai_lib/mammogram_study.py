@@ -39,8 +39,8 @@ class Counts:
 
     main: int = 16
     cheap: int = 60
-    val: int = 6
-    ablations: int = 6
+    val: int = 5
+    ablations: int = 4
     inserted: int = 10
     contrasts: tuple[float, ...] = (0.1, 0.2, 0.4)
     costly: tuple[float, ...] = (0.2,)
