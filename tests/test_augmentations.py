@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from xai_lib import augmentations
-from xai_lib.augmentations import AUGMENTATIONS, mammogram, patch, ultrasound
+from xai_lib.augmentations import AUGMENTATIONS, mammogram, patch, roi, roi_gain, turn, turned, ultrasound, version
 
 
 def draws(monkeypatch, *values):
@@ -26,7 +26,7 @@ def seeded(seed=0):
 # all of them
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", [name for name in AUGMENTATIONS if name != "version"])
 def test_shape_range_and_generator(name):
     images = torch.rand(6, 3, 24, 24, generator=seeded(9))
     a, b, c = (AUGMENTATIONS[name](images.clone(), seeded(s)) for s in (1, 1, 2))
@@ -36,7 +36,7 @@ def test_shape_range_and_generator(name):
 
 
 def test_names():
-    assert list(AUGMENTATIONS) == ["ultrasound", "patch", "mammogram", "none"]
+    assert list(AUGMENTATIONS) == ["ultrasound", "patch", "mammogram", "roi", "roi_gain", "turn", "version", "none"]
     images = torch.rand(2, 1, 8, 8)
     assert AUGMENTATIONS["none"](images, seeded()) is images
 
@@ -142,7 +142,7 @@ def test_mammogram_keeps_the_chest_wall_on_the_left():
 
 
 def test_augmentations_draw_from_their_generator_alone():
-    images, before = torch.rand(3, 1, 8, 8), torch.random.get_rng_state()
+    images, before = torch.rand(3, 8, 8, 8), torch.random.get_rng_state()
     for augment in augmentations.AUGMENTATIONS.values():
         augment(images, seeded())
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -154,3 +154,75 @@ def test_mammogram_channels_are_flipped_alike_and_have_their_own_gain():
     ratio = out[:, 0] / out[:, 1]
     assert torch.allclose(ratio, ratio[:, :1, :1].expand_as(ratio))
     assert (ratio[:, 0, 0] != 1).all() and len(ratio[:, 0, 0].unique()) == 8
+
+
+# roi: flip across, flip down, whether to rotate, angle
+
+
+def image_and_mask(n=1, size=20):
+    """(n, 2, size, size): noise, and a mask of half of its pixels."""
+    images = torch.rand(n, 2, size, size, generator=seeded(5))
+    images[:, 1] = (images[:, 1] > 0.5).float()
+    return images
+
+
+def test_roi_by_hand(monkeypatch):
+    x, generator = image_and_mask(), torch.Generator()
+    for values, wanted in (
+        ((1, 1, 0.1, 0.7), x),  # no rotation: the angle does not matter
+        ((-0.3, 1, 1, 0), x.flip(3)),
+        ((1, -0.3, 1, 0), x.flip(2)),
+        ((1, 1, -0.1, 0.5), torch.rot90(x, 1, (2, 3))),
+        ((1, 1, -1, 1), x.flip(2, 3)),
+    ):
+        draws(monkeypatch, *values)
+        assert torch.allclose(roi(x, generator), wanted, atol=1e-5)
+
+
+def test_roi_keeps_masks_binary_and_moves_them_with_the_image():
+    x = image_and_mask(40)
+    x[:, 0] = x[:, 1]
+    moved = roi(x, seeded())
+    assert set(moved[:, 1].unique().tolist()) == {0, 1}
+    assert ((moved[:, 0] > 0.5) == (moved[:, 1] > 0.5)).float().mean() > 0.93  # interpolated against nearest
+    flipped_at_most = ((moved[:, 0] - moved[:, 1]).abs() < 1e-4).flatten(1).all(1)
+    assert 10 <= int(flipped_at_most.sum()) <= 30  # half of the images are not rotated
+
+
+def test_gain_is_on_the_image_alone():
+    x = image_and_mask(30)
+    plain, bright = roi(x, seeded()), roi_gain(x, seeded())
+    assert torch.equal(plain[:, 1], bright[:, 1])
+    middle = (slice(None), 0, 10, 10)
+    gain = (bright[middle] / plain[middle])[bright[middle] < 1]
+    assert 0.9 <= gain.min() < 0.95 and 1.05 < gain.max() <= 1.1 + 1e-6
+
+
+# eight positions
+
+
+def test_positions_of_a_square():
+    x = image_and_mask()
+    found = [turned(x, n) for n in range(8)]
+    assert torch.equal(found[0], x) and torch.equal(found[4], x.flip(3)) and torch.equal(found[6], x.flip(2))
+    assert torch.equal(found[1], torch.rot90(x, 1, (2, 3)))
+    assert not any(torch.equal(a, b) for i, a in enumerate(found) for b in found[:i])
+
+
+def test_turn_draws_all_positions_alike():
+    x = image_and_mask(1).repeat(400, 1, 1, 1)
+    moved = turn(x, seeded())
+    counts = [int((moved == turned(x[:1], n)).flatten(1).all(1).sum()) for n in range(8)]
+    assert sum(counts) == 400 and min(counts) > 25
+
+
+def test_version_picks_what_turn_would_make():
+    x = image_and_mask(12)
+    positions = torch.stack([turned(x, n) for n in range(8)], 1).flatten(1, 2)
+    assert torch.equal(version(positions, seeded(3)), turn(x, seeded(3)))
+    with pytest.raises(ValueError, match="images: 12 channels do not hold 8 positions"):
+        version(torch.rand(1, 12, 4, 4), seeded())
+
+
+def test_roi_without_masks():
+    assert roi(image_and_mask(3)[:, :1], seeded()).shape == (3, 1, 20, 20)

@@ -302,6 +302,35 @@ def test_paired_tests_name_bad_input(function):
         function([1, 2], [1, math.nan])
 
 
+def test_corrected_ttest_by_hand():
+    a, b = [1, 2, 3, 4, 5], [0, 0, 0, 0, 0]  # mean 3, variance 2.5
+    assert s.corrected_ttest(a, b, 0) == pytest.approx(stats.ttest_rel(a, b).pvalue)
+    t = 3 / math.sqrt(2.5 * (1 / 5 + 1 / 4))
+    assert t == pytest.approx(math.sqrt(8))
+    assert s.corrected_ttest(a, b, 1 / 4) == pytest.approx(2 * stats.t.sf(t, 4)) == s.corrected_ttest(b, a, 1 / 4)
+    assert s.corrected_ttest(a, a, 1 / 4) == 1.0
+    assert s.corrected_ttest([2, 3.1], [1, 2.1], 1 / 4) == 0.0
+
+
+def test_corrected_ttest_names_bad_input():
+    with pytest.raises(ValueError, match="a: one value"):
+        s.corrected_ttest([1], [2], 0.25)
+    for ratio in (-0.1, math.nan):
+        with pytest.raises(ValueError, match="test_over_train: "):
+            s.corrected_ttest([1, 2], [2, 4], ratio)
+
+
+def test_mcnemar_by_hand():
+    a, b = [1, 1, 1, 1, 1, 1, 1, 0, 0], [0, 0, 0, 0, 0, 1, 1, 1, 0]  # five cases to one
+    assert s.mcnemar(a, b) == s.mcnemar(b, a) == pytest.approx(2 * (1 + 6) / 2**6)
+    assert s.mcnemar(np.array(a, bool), b) == pytest.approx(14 / 64)
+    assert s.mcnemar(a, a) == 1.0 == s.mcnemar([1, 0], [0, 1])
+    with pytest.raises(ValueError, match="right_b: expected only 0"):
+        s.mcnemar([1, 0], [1, 2])
+    with pytest.raises(ValueError, match="b: 1 values for the 2"):
+        s.mcnemar([1, 0], [1])
+
+
 def test_holm_by_hand():
     # Sorted .005 .01 .03 .04 times 4 3 2 1 gives .02 .03 .06 .04; the last may not fall below the one before.
     np.testing.assert_allclose(s.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])

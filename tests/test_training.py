@@ -456,8 +456,8 @@ def test_state_of_another_training(tmp_path, options, message):
     [
         ({"optimizer": "lbfgs"}, "optimizer: 'lbfgs' is not one of adam, adamw, sgd"),
         ({"schedule": "step"}, "schedule: 'step' is not one of constant, cosine, onecycle, plateau, warm_restarts"),
-        ({"augment": True}, "augment: True is not one of ultrasound, patch, mammogram, none"),
-        ({"augment": "flip"}, "augment: 'flip' is not one of ultrasound, patch, mammogram, none"),
+        ({"augment": True}, "augment: True is not one of ultrasound, patch, mammogram, roi, roi_gain, turn, version, none"),
+        ({"augment": "flip"}, "augment: 'flip' is not one of ultrasound, patch, mammogram, roi, roi_gain, turn, version, none"),
         ({"loss": "hinge"}, "loss: 'hinge' is not one of cross_entropy, focal"),
         ({"positive_weight": 0.0}, "positive_weight: 0.0 is not above 0"),
         ({"positive_weight": -3.0}, "positive_weight: -3.0 is not above 0"),
@@ -521,3 +521,21 @@ def test_images_of_a_group_are_augmented_alike():
     assert not torch.allclose(out[0], images[0]) and not torch.allclose(out[0] - images[0], out[2] - images[2])
     alone = training._augmented(images, settings(augment="patch"), torch.Generator().manual_seed(0))
     assert not torch.allclose(alone[0], alone[1])
+
+
+# an own objective
+
+
+def test_an_objective_adds_its_term_in_training_only():
+    def pulled(model, images):
+        return model(images), 100 * model.head.weight.square().sum()
+
+    def plain(model, images):
+        return model(images), torch.zeros(())
+
+    free, same, small = (train(config=settings(learning_rate=0.003), objective=o) for o in (None, plain, pulled))
+    assert same[1].history[0]["train_loss"] == free[1].history[0]["train_loss"]
+    assert all(torch.equal(a, b) for a, b in zip(weights(same[0]).values(), weights(free[0]).values(), strict=True))
+    assert small[0].head.weight.abs().max() < free[0].head.weight.abs().max()
+    assert small[1].history[0]["train_loss"] > free[1].history[0]["train_loss"] + 1
+    assert small[1].history[0]["loss"] < 2  # the stopping loss does not have the term

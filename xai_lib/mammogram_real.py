@@ -77,7 +77,7 @@ class RealResult:
 
     def figures(self) -> dict[str, Figure]:
         """The AUC, then the IOU of the seven methods with the controls as baselines."""
-        chance = "chance level" if self.auc.low <= 0.5 else ""
+        chance = "chance level" if self.auc.low is None or self.auc.low <= 0.5 else ""
         out = {"auc": Figure(self.auc, baselines={"chance": Estimate(0.5)}, note=chance)}
         iou = dict(zip(self.methods["map"], self.methods["iou"], strict=True))
         controls = {name: iou[name] for name in iou if name in (*PLAIN_BOXES, *CONTROLS)}
@@ -147,8 +147,8 @@ def summarise_boxes(facts: pd.DataFrame, rows: pd.DataFrame, replicates: int = 1
         others = rows[rows["fold"] != fold]
         settings = choose(others if len(others) else mine, "union")
         union.append(at(mine, "union", settings))
-        patients = mine.drop_duplicates("image").set_index("image")[["patient_id"]]
-        ratios.append(larger(mine, settings, patients))
+        of_images = mine.drop_duplicates("image").set_index("image")[["patient_id"]]
+        ratios.append(larger(mine, settings, of_images))
     found = pd.concat(union, ignore_index=True)
     names = [name for name in (*MAIN, *PLAIN_BOXES) if (found["variant"] == name).any()]
     found = found.sort_values("variant", key=lambda c: c.map(names.index), kind="stable")

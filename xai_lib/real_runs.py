@@ -61,7 +61,12 @@ def run_real(
 
 def _command(study: str, dataset: str, weights: str | None, padding: str, precision: str, maps: int | None) -> str:
     """The command that repeats the run; folders are left out, they differ between machines."""
-    given = {"dataset": dataset, "weights": Path(weights).name if weights else None, "precision": precision}
-    given |= {"padding": padding if study == "patches" else None, "maps": maps}
+    given = {
+        "dataset": dataset,
+        "weights": Path(weights).name if weights else None,
+        "precision": precision,
+        "padding": padding if study == "patches" else None,
+        "maps": str(maps) if maps else None,
+    }
     options = "".join(f" --{name} {value}" for name, value in given.items() if value)
     return f"xai-lib real {study} RECORD.json{options}"

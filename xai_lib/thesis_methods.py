@@ -95,8 +95,8 @@ def method_maps(
         found |= {name: part.map for name, part in parts.items()}
     for name in names:
         if name not in found and name in THESIS:
-            how = {"precision": precision if name in PERTURBATIONS else "float32", "progress": progress}
-            found[name] = attribute(name, model, images, target, **how, **given[name]).map
+            used = precision if name in PERTURBATIONS else "float32"
+            found[name] = attribute(name, model, images, target, precision=used, progress=progress, **given[name]).map
     if any(name.endswith("_as_captum") for name in names):
         found |= _as_captum(model, images, target, setup.baseline)
     return {name: found[name].float().cpu() for name in names}

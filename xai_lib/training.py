@@ -34,7 +34,10 @@ from xai_lib.schedules import SCHEDULES, learning_rate
 
 @dataclass(frozen=True)
 class Stack:
-    """Images of a data set, resized and in memory: `images` uint8 (N, C, S, S), `labels` int64 (N)."""
+    """Images of a data set, resized and in memory: `images` (N, C, S, S), `labels` int64 (N).
+
+    Images are uint8, which networks see divided by 255, or floating-point numbers, which they see as they are.
+    """
 
     images: Tensor
     labels: Tensor
@@ -49,7 +52,7 @@ class Stack:
         return Stack(self.images[where], self.labels[where])
 
     def batches(self, size: int, runtime: Runtime) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches in order, as float32 in [0, 1] on the runtime's device."""
+        """Batches in order, as float32 on the runtime's device; images of 8 bits in [0, 1]."""
         for start in range(0, len(self), size):
             yield _to_device(self, slice(start, start + size), runtime)
 
@@ -67,12 +70,14 @@ def stack(dataset: Dataset[Any], size: int | tuple[int, int] = 224, progress: bo
 
 
 def _to_device(data: Stack, index: Any, runtime: Runtime) -> tuple[Tensor, Tensor]:
-    images = data.images[index].to(runtime.device).float() / 255
+    images = data.images[index].to(runtime.device)
+    images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
     layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
     return images.contiguous(memory_format=layout), data.labels[index].to(runtime.device)
 
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
+Objective = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class FitConfig:
     schedule: str = "constant"  # constant | cosine | onecycle | plateau | warm_restarts
     patience: int | None = 8
     keep: str = "best"  # best | last
-    augment: str = "ultrasound"  # ultrasound | patch | mammogram | none
+    augment: str = "ultrasound"  # a name in augmentations.AUGMENTATIONS
     loss: str = "cross_entropy"  # cross_entropy | focal
     positive_weight: float = 1.0
     group: int = 1
@@ -174,6 +179,7 @@ def _train_epoch(
     runtime: Runtime,
     seed: int,
     history: list[dict[str, float]],
+    objective: Objective | None = None,
 ) -> float:
     """One pass over `data`, the epoch after those of `history`; returns the mean loss."""
     e, losses = len(history), [row["loss"] for row in history]
@@ -192,8 +198,8 @@ def _train_epoch(
             continue  # batch normalisation cannot train on the single image that is left over
         images = _augmented(images, config, generator)
         with runtime.autocast():
-            logits = model(images)
-        value = loss(logits, labels, config.loss, config.positive_weight)
+            logits, term = objective(model, images) if objective else (model(images), 0.0)
+        value = loss(logits, labels, config.loss, config.positive_weight) + term
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         optimizer.step()
@@ -213,6 +219,7 @@ def fit(
     state: str | Path | None = None,
     on_epoch: Callable[[int, nn.Module], None] | None = None,
     progress: bool = True,
+    objective: Objective | None = None,
 ) -> FitResult:
     """Train `model` in place and leave the kept epoch's weights in it.
 
@@ -227,6 +234,8 @@ def fit(
         on_epoch: called with the number of finished epochs and the model, also before the first (0). An epoch counts
             as finished when this returns: after a kill inside it, the epoch is trained and reported again.
         progress: show a bar with loss and AUC.
+        objective: called with the model and a batch (N, C, S, S) after augmentation; gives the logits and a term that
+            is added to the loss in training. None: the model's logits and 0. `state` does not know it.
 
     Raises:
         ValueError: an empty set, images without a label, one class only or a part of a group in `train`, or a `state`
@@ -251,7 +260,7 @@ def fit(
         if _patience_over(history, config):
             break
         tick = time.perf_counter()
-        train_loss = _train_epoch(model, train, config, optimizer, runtime, seed, history)
+        train_loss = _train_epoch(model, train, config, optimizer, runtime, seed, history, objective)
         val_loss, auc = _evaluate(model, val, config, runtime)
         history.append(dict(train_loss=train_loss, loss=val_loss, auc=auc, seconds=time.perf_counter() - tick))
         bar.set_postfix(train=f"{train_loss:.3f}", stop=f"{val_loss:.3f}", auc=f"{auc:.3f}")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from xai_lib import config
 from xai_lib.data import (
+    bcdr,
     breast,
     busi,
     cbis_ddsm,
@@ -28,6 +29,7 @@ from xai_lib.data.case import Case, CaseDataset, DataError, Report, Skipped
 __all__ = ["Case", "CaseDataset", "DataError", "Report", "Skipped", "available", "check", "load"]
 
 FOLDERS = {  # under XAI_DATA_DIR
+    "bcdr": "BCDR",
     "breast": "BrEaST",
     "busi": "BUSI/Dataset_BUSI_with_GT",
     "cbis_ddsm": "CBIS-DDSM",
@@ -44,7 +46,7 @@ FOLDERS = {  # under XAI_DATA_DIR
 
 def available() -> list[str]:
     """Names that `load` knows."""
-    return sorted([*FOLDERS, "synthetic_mammogram", "synthetic_ultrasound"])
+    return sorted([*FOLDERS, "synthetic_mammogram", "synthetic_masses", "synthetic_ultrasound"])
 
 
 def load(
@@ -88,6 +90,7 @@ def check(name: str, root: Path | str | None = None) -> Report:
         ValueError: the name is not that of a real data set.
     """
     checkers: dict[str, Callable[[Path], Report]] = {
+        "bcdr": bcdr.check_bcdr,
         "breast": breast.check_breast,
         "busi": busi.check_busi,
         "cbis_ddsm": cbis_ddsm.check_cbis_ddsm,
@@ -125,7 +128,12 @@ def _loader(name: str) -> Callable[..., CaseDataset]:
         from xai_lib.data.synthetic.mammogram import load_synthetic_mammogram
 
         return load_synthetic_mammogram
+    if name == "synthetic_masses":
+        from xai_lib.data.synthetic.mammogram_masses import load_synthetic_masses
+
+        return load_synthetic_masses
     loaders: dict[str, Callable[..., CaseDataset]] = {
+        "bcdr": bcdr.load_bcdr,
         "breast": breast.load_breast,
         "busi": busi.load_busi,
         "cbis_ddsm": cbis_ddsm.load_cbis_ddsm,
