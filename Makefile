@@ -49,7 +49,7 @@ reproduce: setup ## Run every notebook at profile lab, print the claims and wher
 
 test: lint ## Lint, unit tests with coverage, and every notebook through nbval (XAI_DATA_DIR adds the real data)
 	@$(BIN)/python -m pytest -n auto --dist loadfile --cov=xai_lib --cov-report=term:skip-covered --cov-fail-under=90
-	@XAI_OUTPUT_DIR=$(CURDIR)/.cache/nbval $(BIN)/python -m pytest --nbval-lax --nbval-current-env --ignore=notebooks/drafts notebooks
+	@XAI_OUTPUT_DIR=$(CURDIR)/.cache/nbval $(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks
 
 lint: setup ## ruff check, ruff format --check and mypy
 	@$(BIN)/ruff check .

@@ -456,8 +456,8 @@ def test_state_of_another_training(tmp_path, options, message):
     [
         ({"optimizer": "lbfgs"}, "optimizer: 'lbfgs' is not one of adam, adamw, sgd"),
         ({"schedule": "step"}, "schedule: 'step' is not one of constant, cosine, onecycle, plateau, warm_restarts"),
-        ({"augment": True}, "augment: True is not one of ultrasound, patch, mammogram, roi, roi_gain, turn, version, none"),
-        ({"augment": "flip"}, "augment: 'flip' is not one of ultrasound, patch, mammogram, roi, roi_gain, turn, version, none"),
+        ({"augment": True}, "augment: True is not one of ultrasound, patch, mammogram"),
+        ({"augment": "flip"}, "augment: 'flip' is not one of ultrasound, patch, mammogram"),
         ({"loss": "hinge"}, "loss: 'hinge' is not one of cross_entropy, focal"),
         ({"positive_weight": 0.0}, "positive_weight: 0.0 is not above 0"),
         ({"positive_weight": -3.0}, "positive_weight: -3.0 is not above 0"),
