@@ -10,12 +10,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 from test_knowledge_transfer import tiny, weights
 
 from xai_lib import knowledge_transfer as kt
+from xai_lib import knowledge_transfer_inputs as kti
 from xai_lib import knowledge_transfer_training as ktt
 from xai_lib import models, stored_tables, training
 from xai_lib.config import runtime
 from xai_lib.data import splits
 from xai_lib.data.case import Case, CaseDataset, DataError
-from xai_lib.knowledge_transfer_training import Inputs, Method, Settings
+from xai_lib.knowledge_transfer_inputs import Inputs, Method, Settings
 from xai_lib.mammogram_folds import Start
 from xai_lib.training import FitConfig, Stack
 
@@ -68,19 +69,19 @@ def not_cached(monkeypatch):
 
 def test_roi_stack():
     dataset = squares(2)
-    stack = ktt.roi_stack(dataset, SIZE, progress=False)
+    stack = kti.roi_stack(dataset, SIZE, progress=False)
     assert stack.images.shape == (4, 2, SIZE, SIZE) and stack.images.dtype == torch.uint8
     assert stack.labels.tolist() == [0, 0, 1, 1]
     assert torch.equal(stack.images[0, 1], 255 * dataset[0].mask.to(torch.uint8))
     assert torch.equal(stack.images[3, 0], (255 * dataset[3].image[0]).round().to(torch.uint8))
-    small = ktt.roi_stack(dataset, 16, progress=False)
+    small = kti.roi_stack(dataset, 16, progress=False)
     assert small.images.shape == (4, 2, 16, 16) and set(small.images[:, 1].unique().tolist()) == {0, 255}
 
 
 def test_a_mask_of_numbers_is_taken_if_it_is_binary():
     read = lambda row: replace(square(row), mask=square(row).mask.float())  # noqa: E731
     assert torch.equal(
-        ktt.roi_stack(squares(2, read=read), SIZE, False).images, ktt.roi_stack(squares(2), SIZE, False).images
+        kti.roi_stack(squares(2, read=read), SIZE, False).images, kti.roi_stack(squares(2), SIZE, False).images
     )
 
 
@@ -98,7 +99,7 @@ def test_a_mask_of_numbers_is_taken_if_it_is_binary():
 def test_cases_that_are_refused(change, message):
     dataset = squares(2, read=lambda row: replace(square(row), **change(square(row))))
     with pytest.raises(ValueError, match=f"squares/0a: {message}"):
-        ktt.roi_stack(dataset, SIZE, progress=False)
+        kti.roi_stack(dataset, SIZE, progress=False)
 
 
 # settings
@@ -153,14 +154,14 @@ def test_what_other_teachers_look_at():
 
 
 def test_inputs_are_the_frozen_output_in_eight_positions():
-    stack = ktt.roi_stack(squares(2), SIZE, progress=False)
-    network = ktt.reader(SETTINGS, 0)
-    data = ktt.inputs(network, stack, SETTINGS, CPU)
+    stack = kti.roi_stack(squares(2), SIZE, progress=False)
+    network = kti.reader(SETTINGS, 0)
+    data = kti.inputs(network, stack, SETTINGS, CPU)
     assert data.image.shape == data.mask.shape == (4, 8, 6, 4, 4) and data.disc.shape == (1, 8, 6, 4, 4)
     with torch.no_grad():
         wanted = network.frozen_output(torch.rot90(stack.images[:, 1:].float() / 255, 3, (2, 3)))
     assert_allclose(data.mask[:, 3], wanted, rtol=1e-3, atol=1e-3)
-    pixels = ktt.inputs(network, stack, replace(SETTINGS, fit=replace(FIT, augment="roi")), CPU)
+    pixels = kti.inputs(network, stack, replace(SETTINGS, fit=replace(FIT, augment="roi")), CPU)
     assert pixels.image.shape == (4, 1, 1, SIZE, SIZE) and pixels.image.dtype == torch.uint8
     assert float((pixels.disc > 0).float().mean()) == pytest.approx(float((pixels.mask > 0).float().mean()), abs=0.02)
 
@@ -187,10 +188,10 @@ def test_every_case_once_for_each_method_and_seed():
 
 
 def test_controls_differ_and_beta_zero_is_fine_tuning():
-    table = validated({**ktt.METHODS, "beta 0": Method(0.0, teacher="disc")})
+    table = validated({**kti.METHODS, "beta 0": Method(0.0, teacher="disc")})
     logits = table.pivot(index="case", columns="method", values="logit")
     assert_array_equal(logits["beta 0"], logits["fine-tuning"])
-    assert len({tuple(column) for column in logits.to_numpy().T}) == len(ktt.METHODS) == 6
+    assert len({tuple(column) for column in logits.to_numpy().T}) == len(kti.METHODS) == 6
 
 
 def test_caching_the_frozen_part_changes_nothing(monkeypatch):
@@ -219,7 +220,7 @@ def test_logits_and_shares_are_those_of_the_network():
     half = lambda dataset: torch.arange(SIZE).repeat(len(dataset), SIZE, 1) < SIZE // 2  # noqa: E731
     table = ktt.confounder_shift(SETTINGS, train, {"o": test}, CPU, methods, regions={"left": half}, progress=False)
     [model] = ktt.networks(SETTINGS, train, CPU, methods, progress=False).values()
-    stack = ktt.roi_stack(test, SIZE, progress=False)
+    stack = kti.roi_stack(test, SIZE, progress=False)
     x, mask = (stack.images.float() / 255).split(1, 1)
     with torch.no_grad():
         assert not model.training
@@ -236,7 +237,7 @@ def test_transfer_pulls_the_map_to_the_teachers():
     settings = replace(SETTINGS, train_from="all", fit=fit)
     methods = {"fine-tuning": Method(), "transfer": Method(50.0), "masks": Method(reads="mask")}
     found = ktt.networks(settings, squares(), CPU, methods, progress=False)
-    x, mask = (ktt.roi_stack(squares(), SIZE, progress=False).images.float() / 255).split(1, 1)
+    x, mask = (kti.roi_stack(squares(), SIZE, progress=False).images.float() / 255).split(1, 1)
     gaps = {
         name: kt.group_distances(found[name], x, mask, teacher=found["masks"])["group4"].mean()
         for name in ("fine-tuning", "transfer")
@@ -247,7 +248,7 @@ def test_transfer_pulls_the_map_to_the_teachers():
 @pytest.mark.parametrize("augment", ["turn", "roi"])  # with and without a cache
 def test_frozen_weights_and_statistics_stay(augment):
     settings = replace(SETTINGS, fit=replace(FIT, augment=augment))
-    before = weights(ktt.reader(settings, 0).model)
+    before = weights(kti.reader(settings, 0).model)
     model = ktt.networks(settings, squares(), CPU, {"transfer": Method(5.0)}, progress=False)["transfer"]
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert "features.norm3.running_var" in moved and "head.weight" in moved

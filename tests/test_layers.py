@@ -51,6 +51,7 @@ LAYERS = [
         "real_runs",
         "glcm",
         "knowledge_transfer",
+        "knowledge_transfer_inputs",
         "knowledge_transfer_training",
         "patch_replacement",
     },
