@@ -52,6 +52,8 @@ def test_block_by_hand():
 
 def test_channels_do_not_mix_before_the_pointwise_convolution():
     block = DepthwiseSeparable(3, 5, 2).eval()
+    with torch.no_grad():
+        block.depthwise.conv.weight.abs_()  # random ones: a channel that is negative everywhere would be rectified to 0
     x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     changed = x.clone()
     changed[:, 1] += 1
