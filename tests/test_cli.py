@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from xai_lib import batch, checkpoints, cli, config, models, notebooks, records
+from xai_lib import batch, checkpoints, cli, config, models, notebooks, real_runs, records
 from xai_lib.statistics import Estimate
 
 
@@ -224,6 +224,17 @@ def test_sigterm_becomes_an_orderly_exit():
             signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_real_writes_the_record_and_refuses_its_name_before_the_run(xai, monkeypatch, tmp_path):
+    record = records.read(write_record(tmp_path / "made.json"))
+    seen = []
+    monkeypatch.setattr(real_runs, "run_real", lambda *options: seen.append(options) or record)
+    code, output = xai("real", "boxes", tmp_path)
+    assert code == 1 and "is not the name of a .json file" in output and not seen
+    code, output = xai("real", "boxes", tmp_path / "new" / "r.json", "--maps", 3, "--root", "films")
+    assert code == 0 and seen == [("boxes", "mini_mias", "films", None, "torchvision", "float32", 3, None)]
+    assert records.read(tmp_path / "new" / "r.json") == record and "auc: 0.800" in output
 
 
 def test_attribute_explains_a_file(xai, tmp_path):

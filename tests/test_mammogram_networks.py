@@ -60,7 +60,7 @@ def without_time(result):
 def test_settings_are_the_thesis_s():
     study1, study2 = mn.PatchSettings(), mn.WholeSettings()
     assert study1.architectures == ("resnet50", "mobilenet_v2") and study1.size == 224
-    assert (study1.fit.optimizer, study1.fit.learning_rate) == ("adam", 1e-3)
+    assert (study1.fit.optimizer, study1.fit.learning_rate, study1.fit.schedule) == ("adam", 1e-3, "onecycle")
     assert study1.fit.loss == "cross_entropy" and study1.fit.augment == "patch" and study1.fit.patience is None
     assert study2.architecture == "efficientnet_b0"
     assert (study2.fit.optimizer, study2.fit.learning_rate) == ("sgd", 0.01)

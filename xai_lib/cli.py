@@ -228,6 +228,8 @@ def real(
     """Carry a study out on real mammograms: train in folds, explain, and write the record; a stopped run goes on."""
     from xai_lib.real_runs import run_real
 
+    if out.suffix != ".json" or out.is_dir():
+        raise ValueError(f"out: {out} is not the name of a .json file")  # said now, not after hours
     source = str(root) if root else None
     record = run_real(study, dataset, source, weights, padding, precision, maps, threads)
     record_files.write(record, out)
