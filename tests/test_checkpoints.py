@@ -239,6 +239,25 @@ def test_trainable_only_of_a_linear_head(net, tmp_path):
     assert same(again, model) and again.frozen
 
 
+def test_trainable_only_of_the_last_layers_with_their_statistics(tmp_path):
+    base = models.build("resnet18", outputs=2)
+    model = copy.deepcopy(base).requires_grad_(False)
+    last = model.features[-1]  # layer4
+    last.requires_grad_(True)
+    model.head.requires_grad_(True)
+    with torch.no_grad():
+        for tensor in (*last.state_dict().values(), *model.head.state_dict().values()):
+            tensor.add_(1)
+    path = tmp_path / "last.safetensors"
+    save(model, path, {}, trainable_only=True)
+    again, _ = load(path, base=base)
+    assert same(again, model) and not again.frozen
+    assert [p.requires_grad for p in again.parameters()] == [p.requires_grad for p in model.parameters()]
+    rewrite(path, lambda s: s.pop("head.bias"))
+    with pytest.raises(CheckpointError, match="the base holds other weights"):
+        load(path, base=base)
+
+
 def test_a_loaded_network_can_be_saved_with_its_own_card(net, stored, tmp_path):
     model, card = load(stored)
     with torch.no_grad():
@@ -352,7 +371,7 @@ def test_base_that_does_not_fit(net, tmp_path):
     trained, base = net
     path = tmp_path / "part.safetensors"
     save(trained, path, {}, trainable_only=True)
-    with pytest.raises(CheckpointError, match="it holds scales and head only; give the frozen network"):
+    with pytest.raises(CheckpointError, match="it holds only what trained; give the frozen network"):
         load(path)
     with pytest.raises(CheckpointError, match=r"made for squeezenet1_1, the base is .*resnet10"):
         load(path, base=models.build("resnet10"))
@@ -390,7 +409,7 @@ def test_base_that_does_not_fit(net, tmp_path):
             "1 weights are NaN or infinite, the first is 'head.weight'",
         ),
         (lambda m: None, {"precision": "half"}, "precision: 'half' is not one of float32, float16, int8"),
-        (lambda m: setattr(m, "frozen", False), {"trainable_only": True}, "trainable_only needs a frozen backbone"),
+        (lambda m: m.requires_grad_(True), {"trainable_only": True}, "trainable_only needs a frozen backbone"),
         (lambda m: None, {"card": {"auc": {1, 2}}}, "card: Object of type set is not JSON serializable"),
         (lambda m: None, {"path": "net.pth"}, r"net\.pth: a checkpoint's name ends in \.safetensors or"),
         (

@@ -233,7 +233,7 @@ def test_real_writes_the_record_and_refuses_its_name_before_the_run(xai, monkeyp
     code, output = xai("real", "boxes", tmp_path)
     assert code == 1 and "is not the name of a .json file" in output and not seen
     code, output = xai("real", "boxes", tmp_path / "new" / "r.json", "--maps", 3, "--root", "films")
-    assert code == 0 and seen == [("boxes", "mini_mias", "films", None, "torchvision", "float32", 3, None)]
+    assert code == 0 and seen == [("boxes", "mini_mias", "films", None, "torchvision", "float32", 3, None, None, None)]
     assert records.read(tmp_path / "new" / "r.json") == record and "auc: 0.800" in output
 
 

@@ -161,6 +161,8 @@ def test_inputs_are_the_frozen_output_in_eight_positions():
     with torch.no_grad():
         wanted = network.frozen_output(torch.rot90(stack.images[:, 1:].float() / 255, 3, (2, 3)))
     assert_allclose(data.mask[:, 3], wanted, rtol=1e-3, atol=1e-3)
+    tested = kti.inputs(network, stack, SETTINGS, CPU, trains=False)
+    assert torch.equal(tested.image, data.image[:, :1]) and torch.equal(tested.mask, data.mask[:, :1])
     pixels = kti.inputs(network, stack, replace(SETTINGS, fit=replace(FIT, augment="roi")), CPU)
     assert pixels.image.shape == (4, 1, 1, SIZE, SIZE) and pixels.image.dtype == torch.uint8
     assert float((pixels.disc > 0).float().mean()) == pytest.approx(float((pixels.mask > 0).float().mean()), abs=0.02)

@@ -24,6 +24,7 @@ def test_profiles():
         assert chosen.size == (rows, rows // 2) and setup.window == window == 2 * setup.stride
         assert counts.ablations <= counts.main <= counts.cheap and set(counts.costly) <= set(counts.contrasts)
     assert setup.steps == 200 and setup.segments == 150 and setup.samples == 200  # 3.2.4
+    assert ms.profile_settings("lab")[0] == mn.WholeSettings()  # the shipped network and tables were made with it
     with pytest.raises(ValueError, match="profile: 'fast' is unknown"):
         ms.profile_settings("fast")
 

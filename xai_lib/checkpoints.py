@@ -59,7 +59,8 @@ def save(
         card: anything JSON can hold: profile, seed, data fingerprint, figures. What `save` itself fills in wins.
         precision: "float32", "float16", or "int8" (weights of convolutions and linear layers in 8 bits, the rest in
             float16). Loading turns all of them back into float32.
-        trainable_only: store only what trained (DRS scales and head); `load` then needs the same frozen `base`.
+        trainable_only: store only what trained (DRS scales and head, or the last layers with their statistics);
+            `load` then needs the same frozen `base`.
 
     Raises:
         CheckpointError: another suffix or precision, weights that are NaN or infinite (or become so in float16), a
@@ -71,7 +72,7 @@ def save(
         raise CheckpointError(f"{path}: a checkpoint's name ends in {' or '.join(SUFFIXES)}")
     if precision not in PRECISIONS:
         raise CheckpointError(f"precision: {precision!r} is not one of {', '.join(PRECISIONS)}")
-    if trainable_only and not model.frozen:
+    if trainable_only and all(p.requires_grad for p in model.parameters()):
         raise CheckpointError(f"{path}: trainable_only needs a frozen backbone, all of this network trains")
     state = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
     trained = _trained(model)
@@ -87,6 +88,7 @@ def save(
         **{k: model.spec[k] for k in SPEC},
         "dtype": precision,
         "partial": trainable_only,
+        "frozen": model.frozen,
         "base_sha256": _digest(base) if trainable_only else None,
         "sha256": sha256(payload).hexdigest(),
     }
@@ -136,8 +138,10 @@ def _column(scale: Tensor, weight: Tensor) -> Tensor:
 
 
 def _trained(model: models.Classifier) -> set[str]:
-    """Names of the weights that train."""
-    return {n for n, p in model.named_parameters() if p.requires_grad}
+    """Names of the weights that train, and of the statistics beside them."""
+    weights = {n for n, p in model.named_parameters() if p.requires_grad}
+    modules = {n.rpartition(".")[0] for n in weights}
+    return weights | {n for n, _ in model.named_buffers() if n.rpartition(".")[0] in modules}
 
 
 def _digest(state: dict[str, Tensor]) -> str:
@@ -193,7 +197,7 @@ def load(
     Args:
         path: the ``.safetensors`` or ``.safetensors.gz`` file.
         expect: fields that the card must have, for example ``{"architecture": "resnet18"}``.
-        base: for a checkpoint of scales and head only, the network it was trained on, before DRS (left unchanged).
+        base: for a checkpoint of what trained only, the network it was trained on, before DRS (left unchanged).
 
     Raises:
         CheckpointError: file or card missing, hash wrong, file truncated, another architecture, weights that are
@@ -223,7 +227,7 @@ def load(
 def _skeleton(card: dict[str, Any], path: Path, base: models.Classifier | None) -> models.Classifier:
     """The network without the checkpoint's weights, frozen as it was if they are only a part."""
     if card.get("partial") and base is None:
-        raise CheckpointError(f"{path}: it holds scales and head only; give the frozen network it belongs to as base")
+        raise CheckpointError(f"{path}: it holds only what trained; give the frozen network it belongs to as base")
     try:
         model = models.build(
             card["architecture"], in_channels=card["in_channels"], outputs=card["outputs"], padding=card["padding"]
@@ -236,13 +240,15 @@ def _skeleton(card: dict[str, Any], path: Path, base: models.Classifier | None) 
         model.load_state_dict(base.state_dict())
     if card["drs"]:
         return models.add_representation_scaling(model)
-    return models.freeze_backbone(model) if card.get("partial") else model
+    return models.freeze_backbone(model) if card.get("partial") and card.get("frozen", True) else model
 
 
 def _fill(model: models.Classifier, state: dict[str, Tensor], path: Path, card: dict[str, Any]) -> None:
     """Copy `state` into `model` (which becomes float32), naming what does not fit."""
     own = model.state_dict()
-    wanted = _trained(model) if card.get("partial") else set(own)
+    wanted = set(own)
+    if card.get("partial"):
+        wanted = _trained(model) if model.frozen else set(own) & set(state)
     missing = sorted(wanted - set(state))
     extra = sorted(set(state) - wanted)
     wrong = sorted(n for n in set(own) & set(state) if own[n].shape != state[n].shape)
@@ -251,4 +257,7 @@ def _fill(model: models.Classifier, state: dict[str, Tensor], path: Path, card: 
             raise CheckpointError(f"{path}: {len(names)} weights are {problem}, the first is {names[0]!r}")
     if card.get("partial") and _digest({n: own[n] for n in set(own) - wanted}) != card.get("base_sha256"):
         raise CheckpointError(f"{path}: the base holds other weights than the network that this was trained on")
+    if card.get("partial"):
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(name in wanted)
     model.load_state_dict({**own, **state})

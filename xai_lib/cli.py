@@ -215,23 +215,31 @@ def claims(
 
 @app.command()
 def real(
-    study: Annotated[str, typer.Argument(help="patches (study 1), boxes or insertion (study 2).")],
+    study: Annotated[str, typer.Argument(help="patches (study 1), boxes or insertion (study 2), transfer (study 4).")],
     out: Annotated[Path, typer.Argument(help="The record to write, a .json file.")],
-    dataset: Annotated[str, typer.Option(help="A data set of mammograms with located lesions.")] = "mini_mias",
+    dataset: Annotated[
+        str, typer.Option(help="Of mammograms with located lesions; for transfer: of images with masks.")
+    ] = "mini_mias",
     root: Annotated[Path | None, typer.Option(help="Its folder (default: the official one in XAI_DATA_DIR).")] = None,
-    weights: Annotated[str | None, typer.Option(help="imagenet, or a file; default: imagenet (patches), ours.")] = None,
-    padding: Annotated[str, typer.Option(help="Of the weights of patches: torchvision or tensorflow.")] = "torchvision",
+    weights: Annotated[
+        str | None, typer.Option(help="imagenet, or a file; default: ours for boxes, else imagenet.")
+    ] = None,
+    padding: Annotated[
+        str, typer.Option(help="Of patches' and transfer's weights: torchvision or tensorflow.")
+    ] = "torchvision",
     precision: Annotated[str, typer.Option(help="Of the maps of many passes: float32 or bf16.")] = "float32",
     maps: Annotated[int | None, typer.Option(help="Images to explain (default: the study's).")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads (default: all cores).")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Of transfer: a second start, a .safetensors file.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Of transfer: trainings of each fold (default: three).")] = None,
 ) -> None:
-    """Carry a study out on real mammograms: train in folds, explain, and write the record; a stopped run goes on."""
+    """Carry a study out on real images: train in folds, explain, and write the record; a stopped run goes on."""
     from xai_lib.real_runs import run_real
 
     if out.suffix != ".json" or out.is_dir():
         raise ValueError(f"out: {out} is not the name of a .json file")  # said now, not after hours
     source = str(root) if root else None
-    record = run_real(study, dataset, source, weights, padding, precision, maps, threads)
+    record = run_real(study, dataset, source, weights, padding, precision, maps, threads, checkpoint, seeds)
     record_files.write(record, out)
     for name, figure in record.figures.items():
         _console().print(Text(f"{name}: {figure.estimate}"), soft_wrap=True)

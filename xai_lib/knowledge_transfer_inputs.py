@@ -177,17 +177,18 @@ def reader(settings: Settings, seed: int, reads: str = "image") -> kt.Reader:
     return kt.Reader(model, settings.train_from, settings.pre_norm, reads, settings.cached)
 
 
-def inputs(network: kt.Reader, stack: Stack, settings: Settings, runtime: Runtime) -> Inputs:
+def inputs(network: kt.Reader, stack: Stack, settings: Settings, runtime: Runtime, trains: bool = True) -> Inputs:
     """What `network` and every network with the same frozen part get of a data set.
 
-    The disc covers as much as the mean mask of the data set.
+    The disc covers as much as the mean mask of the data set. Of a data set that is only tested (`trains` False) the
+    frozen part is computed in one position.
     """
     image, mask = stack.images.split(1, 1)
     disc = kt.centred_disc(mask.shape[-1], min(float((mask > 0).float().mean()), math.pi / 4))
     pixels = (image, mask, 255 * disc[None, None].to(torch.uint8))
     if settings.cached:
         network.to(runtime.device)
-        positions = range(TURNS if settings.fit.augment == "turn" else 1)
+        positions = range(TURNS if trains and settings.fit.augment == "turn" else 1)
         image, mask, disc = (_positions(network, part, positions, runtime) for part in pixels)
     else:
         image, mask, disc = (part[:, None] for part in pixels)

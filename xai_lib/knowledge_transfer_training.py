@@ -48,6 +48,7 @@ def cross_validated(
     folds: int = 5,
     split_seed: int = 0,
     regions: Mapping[str, Region] | None = None,
+    distances: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Every case by the network that has not seen its patient, for every method and seed, over the same folds.
@@ -62,12 +63,15 @@ def cross_validated(
         folds: how many; of the other patients 80 % train and 20 % stop.
         split_seed: of the folds.
         regions: further regions by name (calcifications, say), each a function of the data set.
+        distances: also measure the distance to the teacher's map, which needs a teacher for fine-tuning too.
         progress: show bars.
 
     Returns:
         One row per case, method and seed: case, patient_id, label, fold, method, seed, logit (log odds of malignant),
         `inside` (share of the last group's activation map inside the mask), `area` (the mask's share of the image:
-        chance level of `inside`), and for each further region ``inside_<name>`` and ``area_<name>``.
+        chance level of `inside`), for each further region ``inside_<name>`` and ``area_<name>``, and if wanted
+        `distance`, equation 4 as printed between the last group's maps of the mask, by a network trained on masks, and
+        of the image (NaN for a network that reads masks).
 
     Raises:
         DataError: fewer patients of a class than folds, or a part of a fold with one class only.
@@ -80,7 +84,7 @@ def cross_validated(
             _check_classes(dataset, index, f"fold {number}: {part}")
         train = _with_copies(dataset, parts["train"])
         todo.append(_Fold(number, train, parts["val"], {"train": parts["test"]}))
-    study = _Study(settings, {"train": dataset}, runtime, regions or {}, progress)
+    study = _Study(settings, {"train": dataset}, runtime, regions or {}, distances, progress)
     return study.table(todo, METHODS if methods is None else methods, seeds).drop(columns="test")
 
 
@@ -92,6 +96,7 @@ def confounder_shift(
     methods: Mapping[str, Method] | None = None,
     seeds: Iterable[int] = (0,),
     regions: Mapping[str, Region] | None = None,
+    distances: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Train on one data set (80 % of its patients; 20 % stop) and test on others, whose confounders are different.
@@ -108,7 +113,7 @@ def confounder_shift(
     indices = {name: _first_copies(cases) for name, cases in tests.items()}
     for name, index in indices.items():
         _check_classes(tests[name], index, name)
-    study = _Study(settings, {"train": train, **tests}, runtime, regions or {}, progress)
+    study = _Study(settings, {"train": train, **tests}, runtime, regions or {}, distances, progress)
     return study.table([_shifted(train, indices)], METHODS if methods is None else methods, seeds)
 
 
@@ -121,7 +126,7 @@ def networks(
     progress: bool = True,
 ) -> dict[str, models.Classifier]:
     """The networks of `confounder_shift` themselves, by method, in eval mode: to be looked at, or stored."""
-    study = _Study(settings, {"train": train}, runtime, {}, progress)
+    study = _Study(settings, {"train": train}, runtime, {}, False, progress)
     fold = _shifted(train, {})
     chosen = METHODS if methods is None else methods
     return {name: study.trained(fold, method, seed).model for name, method in chosen.items()}
@@ -177,17 +182,18 @@ class _Study:
         sets: Mapping[str, CaseDataset],
         runtime: Runtime,
         regions: Mapping[str, Region],
+        distances: bool,
         progress: bool,
     ) -> None:
         self.settings, self.sets, self.runtime, self.regions = settings, sets, runtime, regions
-        self.progress = progress
+        self.distances, self.progress = distances, progress
         self.stack = lru_cache(None)(lambda name: roi_stack(sets[name], settings.size, progress))
         self.region = lru_cache(None)(lambda name, which: regions[which](sets[name]))
         self.inputs = lru_cache(len(sets))(self._inputs)
         self.trained = lru_cache(3)(self._trained)  # the teacher is asked for again
 
     def _inputs(self, name: str, seed: int) -> Inputs:
-        return inputs(reader(self.settings, seed), self.stack(name), self.settings, self.runtime)
+        return inputs(reader(self.settings, seed), self.stack(name), self.settings, self.runtime, name == "train")
 
     def get(self, name: str, seed: int) -> Inputs:
         """Inputs of a data set; random weights are drawn from the seed, given ones are the same for all seeds."""
@@ -232,6 +238,7 @@ class _Study:
         names = list(fold.tests)
         tests = [[self.sets[name].fingerprint, _cases(self.sets[name], fold.tests[name])] for name in names]
         key = self.key(fold, method, seed) | {"tests": tests, "regions": sorted(self.regions)}
+        key |= {"distances": True} if self.distances else {}
         stored = stored_tables.table("knowledge_transfer", key, lambda: self._computed(fold, method, seed))
         rows = []
         for number, name in enumerate(names):  # names and cases are not stored: a CSV would read "01" as 1
@@ -244,18 +251,27 @@ class _Study:
 
     def _computed(self, fold: _Fold, method: Method, seed: int) -> pd.DataFrame:
         network = self.trained(fold, method, seed)
+        wanted = self.distances and method.reads == "image"
+        teacher = self.trained(fold, Method(reads="mask"), seed) if wanted else None
         tests = enumerate(fold.tests.items())
-        return pd.concat([self._tested(network, name, index, seed).assign(test=i) for i, (name, index) in tests])
+        return pd.concat(
+            [self._tested(network, teacher, name, index, seed).assign(test=i) for i, (name, index) in tests]
+        )
 
-    def _tested(self, network: kt.Reader, name: str, index: NDArray[np.int64], seed: int) -> pd.DataFrame:
-        """Logits of test cases, and where their activation maps lie."""
+    def _tested(
+        self, network: kt.Reader, teacher: kt.Reader | None, name: str, index: NDArray[np.int64], seed: int
+    ) -> pd.DataFrame:
+        """Logits of test cases, where their activation maps lie, and how far from the teacher's."""
         last = list(network.groups)[-1]
-        logits, maps = [], []
+        logits, maps, apart = [], [], []
         with torch.inference_mode():
             for x, _ in self.get(name, seed).first_position(index).batches(32, self.runtime):
                 out, found = network.read(x, [last])
                 logits.append(out.float().cpu())
                 maps.append(kt.activation_map(found[last]).cpu())
+                if teacher:
+                    aim = kt.activation_map(teacher.read(x, [last])[1][last]).cpu()
+                    apart.append(kt.transfer_distance(aim, maps[-1], layer=last))
         values = torch.cat(logits).numpy()
         columns = {"row": index, "logit": training.scores(values[:, 0] if values.shape[1] == 1 else values)}
         places = {"": self.stack(name).images[index, 1] > 0}
@@ -263,4 +279,6 @@ class _Study:
         for which, region in places.items():
             columns[f"inside{which}"] = kt.share_inside(torch.cat(maps), region).numpy()
             columns[f"area{which}"] = region.float().mean((1, 2)).numpy()
+        if self.distances:
+            columns["distance"] = torch.cat(apart).numpy() if apart else np.full(len(index), np.nan)
         return pd.DataFrame(columns)

@@ -101,6 +101,7 @@ def profile_settings(profile: str) -> tuple[mn.WholeSettings, Setup, Counts]:
         patients=10,
         size=(128, 64),
         parts=(0.4, 0.3, 0.3),
+        architecture="squeezenet1_1",
         patch=32,
         jitter=3,
         copies=1,

@@ -91,7 +91,7 @@ def settings(profile_name: str) -> Study:
     fit = base.patches.fit
     if name == "smoke":
         tiny = replace(base.patches, patients=8, image_size=(128, 64), size=64, parts=(0.5, 0.25, 0.25))
-        tiny = replace(tiny, fit=replace(fit, epochs=1, batch_size=8))
+        tiny = replace(tiny, architectures=("squeezenet1_1", "resnet10"), fit=replace(fit, epochs=1, batch_size=8))
         setup = Setup(window=16, stride=16, steps=4, segments=8, samples=8)
         return replace(
             base, patches=tiny, setup=setup, malignant=2, others=2, sanity=1, sane=("saliency",), replicates=20

@@ -1,4 +1,4 @@
-"""Studies 1 and 2 on real mammograms, by name: what ``xai-lib real`` calls.
+"""Studies 1, 2 and 4 on real images, by name: what ``xai-lib real`` calls.
 
 Usage::
 
@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from xai_lib.config import runtime
+from xai_lib.knowledge_transfer_real import RealTransfer, transfer_record
 from xai_lib.mammogram_real import RealWhole, boxes_record, inserted_record
 from xai_lib.patch_real import RealStudy, real_record
 from xai_lib.records import Record
 
-STUDIES = ("patches", "boxes", "insertion")
+STUDIES = ("patches", "boxes", "insertion", "transfer")
 SEED = 0
 LESIONS = 20  # normal mammograms that get one
 
@@ -27,18 +28,22 @@ def run_real(
     precision: str = "float32",
     maps: int | None = None,
     threads: int | None = None,
+    checkpoint: str | None = None,
+    seeds: int | None = None,
 ) -> Record:
     """Carry one of `STUDIES` out.
 
     Args:
         study: its name.
-        dataset: of mammograms with located lesions.
+        dataset: of mammograms with located lesions; for transfer, of images with masks.
         root: its folder.
-        weights: what the networks start from; None: ImageNet (patches), or the network shipped with study 2.
-        padding: of `weights` in study 1.
+        weights: what the networks start from; None: ImageNet (patches, transfer), or the network shipped with study 2.
+        padding: of `weights` in studies 1 and 4.
         precision: of occlusion, LIME and Kernel SHAP.
-        maps: malignant images to explain, or normal ones to put a lesion into.
+        maps: malignant images to explain, normal ones to put a lesion into, or images to replace patches in.
         threads: of the processor.
+        checkpoint: of transfer: a network trained on mammograms, to start from as well.
+        seeds: of transfer: how many times every fold is trained; None: the study's.
 
     Raises:
         ValueError: an unknown name, or options that the study does not have.
@@ -47,26 +52,45 @@ def run_real(
         raise ValueError(f"study: {study!r} is unknown, expected one of {', '.join(STUDIES)}")
     if study == "insertion" and weights:
         raise ValueError("weights: insertion follows the shipped network, expected none")
+    if checkpoint and study != "transfer":
+        raise ValueError(f"checkpoint: {study} has no second start, expected none")
+    if seeds is not None and (study != "transfer" or seeds < 1):
+        raise ValueError(f"seeds: {seeds} for {study}; only transfer has several, at least 1")
     machine = runtime(threads=threads, bf16="auto")
-    command = _command(study, dataset, weights, padding, precision, maps)
+    command = _command(study, dataset, weights, padding, precision, maps, checkpoint, seeds)
     if study == "insertion":
         return inserted_record(dataset, root, maps or LESIONS, machine, precision, command)
     if study == "boxes":
         whole = RealWhole(dataset, root, weights, precision=precision)
         return boxes_record(replace(whole, images=maps or whole.images), SEED, machine, command)[0]
+    if study == "transfer":
+        transfer = RealTransfer(dataset, root, weights or "imagenet", padding, checkpoint)
+        transfer = replace(transfer, images=maps or transfer.images, seeds=tuple(range(seeds or len(transfer.seeds))))
+        return transfer_record(transfer, SEED, machine, command)[0]
     real = RealStudy(dataset, root, weights or "imagenet", padding, precision=precision)
     real = replace(real, malignant=maps or real.malignant, others=maps or real.others)
     return real_record(real, SEED, machine, command)[0]
 
 
-def _command(study: str, dataset: str, weights: str | None, padding: str, precision: str, maps: int | None) -> str:
+def _command(
+    study: str,
+    dataset: str,
+    weights: str | None,
+    padding: str,
+    precision: str,
+    maps: int | None,
+    checkpoint: str | None = None,
+    seeds: int | None = None,
+) -> str:
     """The command that repeats the run; folders are left out, they differ between machines."""
     given = {
         "dataset": dataset,
         "weights": Path(weights).name if weights else None,
-        "precision": precision,
-        "padding": padding if study == "patches" else None,
+        "checkpoint": Path(checkpoint).name if checkpoint else None,
+        "precision": precision if study != "transfer" else None,
+        "padding": padding if study in ("patches", "transfer") else None,
         "maps": str(maps) if maps else None,
+        "seeds": str(seeds) if seeds else None,
     }
     options = "".join(f" --{name} {value}" for name, value in given.items() if value)
     return f"xai-lib real {study} RECORD.json{options}"

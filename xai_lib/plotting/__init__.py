@@ -7,6 +7,16 @@ Usage::
 """
 
 from xai_lib.plotting.common import CLASS_NAMES, image_grid, save, show_image, show_source
+from xai_lib.plotting.knowledge_transfer import (
+    accuracy_rows,
+    beta_curves,
+    cell_points,
+    confusion_matrices,
+    distance_groups,
+    recipe_points,
+    shift_lines,
+)
+from xai_lib.plotting.knowledge_transfer_images import activation_rows, recipe_rows, replacement_panels
 from xai_lib.plotting.mammograms import (
     before_after,
     dots,
@@ -38,12 +48,18 @@ from xai_lib.plotting.ultrasound import (
 __all__ = [
     "CLASS_NAMES",
     "REGION_COLOURS",
+    "accuracy_rows",
+    "activation_rows",
     "agreement_matrix",
     "before_after",
+    "beta_curves",
     "cam_cases",
     "cam_scheme",
+    "cell_points",
+    "confusion_matrices",
     "coverage",
     "cue_matrix",
+    "distance_groups",
     "dots",
     "estimates",
     "explained",
@@ -60,10 +76,14 @@ __all__ = [
     "pointing",
     "quantile_sweep",
     "randomisation",
+    "recipe_points",
+    "recipe_rows",
     "regions_figure",
+    "replacement_panels",
     "roc",
     "save",
     "sheet",
+    "shift_lines",
     "show_image",
     "show_source",
     "tpr_curves",
