@@ -312,7 +312,7 @@ def test_card_that_is_not_a_card(stored, text):
     ("fields", "message"),
     [
         ({"sha256": "remove", "drs": "remove"}, "the card lacks drs, sha256"),
-        ({"architecture": "vgg16"}, "name: 'vgg16' is unknown"),
+        ({"architecture": "alexnet"}, "name: 'alexnet' is unknown"),
         ({"outputs": "many"}, "outputs: 'many' is not an integer"),
         ({"in_channels": 7}, "in_channels: 7 is not 1 or 3"),
         ({"padding": "odd"}, "padding: 'odd' is not"),

@@ -28,6 +28,19 @@ def test_prepared_breasts_have_the_wall_left_and_no_film_label():
     assert prepared(films(), (160, 80))[0].pixel_mm is None
 
 
+@pytest.mark.parametrize("size", [(120, 160), (160, 40)])
+def test_the_aspect_ratio_is_kept_with_black_around(size):
+    stretched, kept = (prepared(films(), size, aspect=aspect)[0] for aspect in (False, True))
+    assert kept.image.shape == stretched.image.shape == (1, *size)
+    ((row0, col0, row1, col1),) = kept.boxes.tolist()
+    assert abs((row1 - row0) - (col1 - col0)) <= 2  # the lesion is a square
+    assert kept.pixel_mm is not None and (row1 - row0) * kept.pixel_mm == pytest.approx(6.0, abs=2 * kept.pixel_mm)
+    filled = kept.image[0] > 0.1
+    assert not filled[:, -1].any() if size == (120, 160) else not filled[-1].any()
+    assert kept.mask[row0:row1, col0:col1].float().mean() > 0.75 and kept.mask.sum() <= (row1 - row0) * (col1 - col0)
+    assert prepared(films(), size).fingerprint != prepared(films(), size, aspect=True).fingerprint
+
+
 def test_prepared_images_without_a_lesion():
     case = prepared(films(), (160, 80))[1]
     assert case.mask is None and case.boxes.shape == (0, 4) and case.image.shape == (1, 160, 80)

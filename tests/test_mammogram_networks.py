@@ -140,7 +140,7 @@ def marked(centres, size=(60, 40)):
 def test_cut_by_hand():
     centres = np.array([[30, 20], [0, 0], [59, 39], [5, 35]])  # inside, two corners, near a corner
     chosen = replace(WHOLE, patch=9, jitter=0, copies=2)
-    out = mn._cut(marked(centres), centres, chosen, np.random.default_rng(0))
+    out = mn.cut_patches(marked(centres), centres, chosen.patch, chosen.jitter, chosen.copies, np.random.default_rng(0))
     assert out.images.shape == (8, 1, 9, 9) and out.images.dtype == torch.uint8
     assert out.labels.tolist() == [1, 0, 1, 0] * 2
     assert (out.images[:, 0, 4, 4] == 255).all() and (out.images != 0).sum() == 8  # beyond the edges it is black
@@ -149,7 +149,7 @@ def test_cut_by_hand():
 def test_cut_moves_by_the_jitter_at_most():
     centres = np.tile([[30, 20]], (200, 1))
     chosen = replace(WHOLE, patch=15, jitter=3, copies=1)
-    out = mn._cut(marked(centres), centres, chosen, np.random.default_rng(0))
+    out = mn.cut_patches(marked(centres), centres, chosen.patch, chosen.jitter, chosen.copies, np.random.default_rng(0))
     dots = torch.nonzero(out.images[:, 0])[:, 1:] - 7
     assert len(dots) == 200 and dots.min() == -3 and dots.max() == 3
     assert len(dots.unique(dim=0)) == 49
@@ -159,20 +159,27 @@ def test_half_of_the_healthy_patches_lie_elsewhere():
     centres = np.stack([np.arange(400) // 2 % 20 + 20, np.arange(400) // 2 // 20 + 15], 1)  # in pairs, all different
     chosen = replace(WHOLE, patch=3, jitter=0, copies=1)
     stack = marked(centres)
-    out = mn._cut(stack, centres, chosen, np.random.default_rng(0), elsewhere=True)
+    out = mn.cut_patches(
+        stack, centres, chosen.patch, chosen.jitter, chosen.copies, np.random.default_rng(0), elsewhere=True
+    )
     own = (out.images[:, 0, 1, 1] == 255).numpy()
     assert own[0::2].all() and 0.4 < own[1::2].mean() < 0.6
-    assert mn._cut(stack, centres, chosen, np.random.default_rng(0)).images[:, 0, 1, 1].min() == 255
+    assert (
+        mn.cut_patches(stack, centres, chosen.patch, chosen.jitter, chosen.copies, np.random.default_rng(0))
+        .images[:, 0, 1, 1]
+        .min()
+        == 255
+    )
 
 
 def test_cut_patches_of_malignant_images_show_the_lesion(whole):
     """The same place of image and twin: they differ in the lesion, which is in the middle of the patch."""
     train, rng = whole.stacks["train"], np.random.default_rng(0)
-    pairs = mn._cut(train, whole.centres["train"], replace(WHOLE, jitter=0), rng)
+    pairs = mn.cut_patches(train, whole.centres["train"], WHOLE.patch, 0, WHOLE.copies, rng)
     changed = pairs.images[0::2] != pairs.images[1::2]
     assert len(changed) == WHOLE.copies * len(train) // 2
     assert (changed[:, 0, 14:18, 14:18].float().mean((1, 2)) > 0.9).all()
-    again = mn._cut(train, whole.centres["train"], replace(WHOLE, jitter=0), np.random.default_rng(0))
+    again = mn.cut_patches(train, whole.centres["train"], WHOLE.patch, 0, WHOLE.copies, np.random.default_rng(0))
     assert torch.equal(again.images, pairs.images)
 
 
@@ -282,5 +289,5 @@ def test_a_batch_that_splits_pairs():
 
 
 def test_unknown_architecture(cut):
-    with pytest.raises(ValueError, match="name: 'vgg16' is unknown"):
-        mn.train_patches(PATCHES, "vgg16", cut, 0, CPU, progress=False)
+    with pytest.raises(ValueError, match="name: 'alexnet' is unknown"):
+        mn.train_patches(PATCHES, "alexnet", cut, 0, CPU, progress=False)

@@ -100,7 +100,7 @@ def test_no_box_to_measure_by():
 
 def test_unknown_studies_and_options():
     with pytest.raises(
-        ValueError, match="study: 'maps' is unknown, expected one of patches, boxes, insertion, transfer"
+        ValueError, match="study: 'maps' is unknown, expected one of patches, boxes, insertion, transfer, deletion"
     ):
         real_runs.run_real("maps")
     with pytest.raises(ValueError, match="weights: insertion follows the shipped network"):

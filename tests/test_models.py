@@ -248,7 +248,7 @@ def test_freeze_backbone():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "vgg16"}, r"name: 'vgg16' is unknown, expected one of resnet10, .*squeezenet1_1"),
+        ({"name": "alexnet"}, r"name: 'alexnet' is unknown, expected one of resnet10, .*squeezenet1_1"),
         ({"padding": "same"}, "padding: 'same' is not 'torchvision' or 'tensorflow'"),
         ({"in_channels": 2}, "in_channels: 2 is not 1 or 3"),
         ({"outputs": 0}, "outputs: 0 is not an integer of at least 1"),

@@ -16,6 +16,7 @@ import gzip
 import json
 import os
 import zlib
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -67,31 +68,38 @@ def save(
             card that JSON cannot hold, or `trainable_only` for a network that is not frozen. Older files stay as they
             are.
     """
-    path = Path(path)
-    if not path.name.endswith(SUFFIXES):
-        raise CheckpointError(f"{path}: a checkpoint's name ends in {' or '.join(SUFFIXES)}")
-    if precision not in PRECISIONS:
-        raise CheckpointError(f"precision: {precision!r} is not one of {', '.join(PRECISIONS)}")
+    _check_name(Path(path), precision)
     if trainable_only and all(p.requires_grad for p in model.parameters()):
         raise CheckpointError(f"{path}: trainable_only needs a frozen backbone, all of this network trains")
-    state = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
+    state = model.state_dict()
     trained = _trained(model)
     base = {n: t for n, t in state.items() if n not in trained} if trainable_only else {}
-    state = {n: t for n, t in state.items() if n not in base}
+    full = {
+        **card,
+        **{k: model.spec[k] for k in SPEC},
+        "partial": trainable_only,
+        "frozen": model.frozen,
+        "base_sha256": _digest(base) if trainable_only else None,
+    }
+    return save_state({n: t for n, t in state.items() if n not in base}, path, full, precision)
+
+
+def save_state(
+    state: Mapping[str, Tensor], path: str | Path, card: Mapping[str, Any], precision: str = "float32"
+) -> dict[str, Any]:
+    """Write the weights of any network and the card; return the card with dtype and hash filled in.
+
+    Arguments and errors are those of `save`; the card must say what `load_state` is later asked to find.
+    """
+    path = Path(path)
+    _check_name(path, precision)
+    state = {n: t.detach().cpu().contiguous() for n, t in state.items()}
     _check_finite(state, path)
     packed = _pack(state, precision)
     _check_finite(packed, path)  # float16 ends at 65504
     payload = to_bytes(packed)
     payload = gzip.compress(payload, mtime=0) if path.suffix == ".gz" else payload
-    full = {
-        **card,
-        **{k: model.spec[k] for k in SPEC},
-        "dtype": precision,
-        "partial": trainable_only,
-        "frozen": model.frozen,
-        "base_sha256": _digest(base) if trainable_only else None,
-        "sha256": sha256(payload).hexdigest(),
-    }
+    full = {**card, "dtype": precision, "sha256": sha256(payload).hexdigest()}
     try:
         text = json.dumps(full, indent=1, sort_keys=True) + "\n"
     except (TypeError, ValueError) as error:
@@ -100,6 +108,13 @@ def save(
     _write(path, payload)
     _write(card_path(path), text.encode())
     return full
+
+
+def _check_name(path: Path, precision: str) -> None:
+    if not path.name.endswith(SUFFIXES):
+        raise CheckpointError(f"{path}: a checkpoint's name ends in {' or '.join(SUFFIXES)}")
+    if precision not in PRECISIONS:
+        raise CheckpointError(f"precision: {precision!r} is not one of {', '.join(PRECISIONS)}")
 
 
 def _pack(state: dict[str, Tensor], precision: str) -> dict[str, Tensor]:
@@ -168,11 +183,11 @@ def _write(path: Path, payload: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_card(path: str | Path) -> dict[str, Any]:
-    """Read the card of the checkpoint `path`.
+def read_card(path: str | Path, fields: Sequence[str] = SPEC) -> dict[str, Any]:
+    """Read the card of the checkpoint `path`, which must have these fields.
 
     Raises:
-        CheckpointError: there is no card, or it is not a card.
+        CheckpointError: there is no card, it is not a card, or a field is missing.
     """
     file = card_path(path)
     try:
@@ -183,7 +198,7 @@ def read_card(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{file}: not JSON ({error})") from error
     if not isinstance(card, dict):
         raise CheckpointError(f"{file}: not a card, expected a JSON object")
-    missing = [k for k in (*SPEC, "sha256") if k not in card]
+    missing = [k for k in (*fields, "sha256") if k not in card]
     if missing:
         raise CheckpointError(f"{file}: the card lacks {', '.join(missing)}")
     return card
@@ -204,7 +219,27 @@ def load(
             missing, left over, of another shape, or not finite, a base with other weights. The message names which.
     """
     path = Path(path)
-    card = read_card(path)
+    state, card = load_state(path, expect)
+    model = _skeleton(card, path, base)
+    _fill(model, state, path, card)
+    return model.eval(), card
+
+
+def load_state(
+    path: str | Path, expect: Mapping[str, Any] | None = None, fields: Sequence[str] = SPEC
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights (as they were before they were packed, but for rounding) and the card of a checkpoint.
+
+    Args:
+        path: the file.
+        expect: fields that the card must have, with these values.
+        fields: that it must have, with any value.
+
+    Raises:
+        CheckpointError: as `load`, but for what concerns the network.
+    """
+    path = Path(path)
+    card = read_card(path, fields)
     for key, value in (expect or {}).items():
         if card.get(key) != value:
             raise CheckpointError(f"{path}: {key} is {card.get(key)!r}, expected {value!r}")
@@ -218,10 +253,7 @@ def load(
     except (SafetensorError, OSError, EOFError, zlib.error) as error:
         raise CheckpointError(f"{path}: not a safetensors file ({error})") from error
     _check_finite(packed, path)
-    state = _unpack(packed, path)
-    model = _skeleton(card, path, base)
-    _fill(model, state, path, card)
-    return model.eval(), card
+    return _unpack(packed, path), card
 
 
 def _skeleton(card: dict[str, Any], path: Path, base: models.Classifier | None) -> models.Classifier:

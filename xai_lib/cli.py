@@ -215,14 +215,14 @@ def claims(
 
 @app.command()
 def real(
-    study: Annotated[str, typer.Argument(help="patches (study 1), boxes or insertion (study 2), transfer (study 4).")],
+    study: Annotated[str, typer.Argument(help="patches (study 1), boxes, insertion (2), transfer (4), deletion (5).")],
     out: Annotated[Path, typer.Argument(help="The record to write, a .json file.")],
     dataset: Annotated[
         str, typer.Option(help="Of mammograms with located lesions; for transfer: of images with masks.")
     ] = "mini_mias",
     root: Annotated[Path | None, typer.Option(help="Its folder (default: the official one in XAI_DATA_DIR).")] = None,
     weights: Annotated[
-        str | None, typer.Option(help="imagenet, or a file; default: ours for boxes, else imagenet.")
+        str | None, typer.Option(help="imagenet, or a file; default: ours for boxes and deletion, else imagenet.")
     ] = None,
     padding: Annotated[
         str, typer.Option(help="Of patches' and transfer's weights: torchvision or tensorflow.")

@@ -51,7 +51,10 @@ class Start:
 
 @dataclass(frozen=True)
 class Folds:
-    """Trained folds: `parts` (train, val and test indices of each), `logits` (N, 2), `fold_of` (N,), and the files."""
+    """Trained folds: `parts` (train, val and test indices of each), `logits` (N, 2), `fold_of` (N,), and the files.
+
+    Logits are (N,) from networks with one output.
+    """
 
     parts: list[dict[str, NDArray[np.int64]]]
     logits: NDArray[np.float32]
@@ -93,7 +96,7 @@ def cross_validate(
     what = [start.key, asdict(config), dataset.fingerprint, list(images.images.shape[1:]), folds, seed, runtime.bf16]
     folder = cache_dir() / "mammograms" / sha256(json.dumps(what).encode()).hexdigest()[:16]
     parts, files = splits.fold_parts(dataset, folds, seed), []
-    logits, fold_of = np.full((len(images), 2), np.nan, np.float32), np.full(len(images), -1)
+    found, fold_of = {}, np.full(len(images), -1)
     exact = Runtime(runtime.device, runtime.threads, False, runtime.channels_last)
     for fold, part in enumerate(tqdm(parts, desc="folds", disable=not progress)):
         file = folder / f"fold{fold}.safetensors"
@@ -105,7 +108,10 @@ def cross_validate(
             checkpoints.save(model, file, {"seed": seed, "fold": fold, "data": dataset.fingerprint})
         model, _ = checkpoints.load(file)
         test = part["test"]
-        logits[test] = training.predict(model.to(runtime.device), images.subset(test), exact)
+        found[fold] = training.predict(model.to(runtime.device), images.subset(test), exact)
         fold_of[test] = fold
         files.append(file)
+    logits = np.full((len(images), *found[0].shape[1:]), np.nan, np.float32)
+    for fold, part in enumerate(parts):
+        logits[part["test"]] = found[fold]
     return Folds(parts, logits, fold_of, files)

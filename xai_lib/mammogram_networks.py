@@ -132,11 +132,13 @@ def split(chosen: PatchSettings | WholeSettings, dataset: CaseDataset, seed: int
     return parts
 
 
-def fresh(architecture: str, weights: str | None, seed: int, padding: str = "torchvision") -> models.Classifier:
-    """A network with two outputs (not malignant, malignant), without stochastic depth, drawn from `seed`."""
+def fresh(
+    architecture: str, weights: str | None, seed: int, padding: str = "torchvision", outputs: int = 2
+) -> models.Classifier:
+    """A network without stochastic depth, drawn from `seed`; its two outputs are "not malignant" and "malignant"."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(numpy_generator(seed, "weights").integers(2**62)))  # torchvision draws globally
-        model = models.build(architecture, outputs=2, weights=weights, padding=padding)
+        model = models.build(architecture, outputs=outputs, weights=weights, padding=padding)
     models.reset_head(model, torch_generator(seed, "head"))
     for module in model.modules():
         if isinstance(module, StochasticDepth):
@@ -151,14 +153,14 @@ def patch_images(chosen: PatchSettings, seed: int, progress: bool = True) -> Ima
     """Patches with a lesion, or a place where one could be, in the middle: training pairs and a stopping set."""
     cut, twins = (patches(cases(chosen, seed, twins=healthy), chosen.size) for healthy in (False, True))
     parts = split(chosen, cut, seed)
-    pairs, _ = _pairs(cut, twins, parts["train"], chosen.size, progress)
-    return Images(cut, parts, {"train": pairs, "val": training.stack(cut.subset(parts["val"]), chosen.size, progress)})
+    stack, _ = pairs(cut, twins, parts["train"], chosen.size, progress)
+    return Images(cut, parts, {"train": stack, "val": training.stack(cut.subset(parts["val"]), chosen.size, progress)})
 
 
-def _pairs(
+def pairs(
     dataset: CaseDataset, twins: CaseDataset, indices: NDArray[np.int64], size: int | tuple[int, int], progress: bool
 ) -> tuple[Stack, NDArray[np.int64]]:
-    """Each malignant case at `indices`, then its healthy twin; and the indices of the malignant ones."""
+    """Each case at `indices` with label 1, then its healthy twin; and the indices of those cases."""
     malignant = indices[dataset.labels[indices] == 1]
     sick, healthy = (training.stack(part.subset(malignant), size, progress) for part in (dataset, twins))
     images = torch.stack((sick.images, healthy.images), 1).flatten(0, 1)
@@ -187,11 +189,11 @@ def whole_images(chosen: WholeSettings, seed: int, progress: bool = True) -> Ima
     """Training pairs (a malignant image, then its healthy twin) and an unpaired stopping set."""
     dataset, twins = cases(chosen, seed), cases(chosen, seed, twins=True)
     parts = split(chosen, dataset, seed)
-    pairs, malignant = _pairs(dataset, twins, parts["train"], chosen.size, progress)
+    stack, malignant = pairs(dataset, twins, parts["train"], chosen.size, progress)
     val = training.stack(dataset.subset(parts["val"]), chosen.size, progress)
     centre = dataset.table[["centre_row", "centre_col"]].to_numpy(np.int64)
     centres = {"train": centre[malignant].repeat(2, 0), "val": centre[parts["val"]]}
-    return Images(dataset, parts, {"train": pairs, "val": val}, centres)
+    return Images(dataset, parts, {"train": stack, "val": val}, centres)
 
 
 def train_whole(
@@ -206,14 +208,14 @@ def train_whole(
     model = fresh(chosen.architecture, chosen.weights, seed)
     results = {}
     if chosen.patch_fit is not None:
-        rng = numpy_generator(seed, "patches")
-        cut = {
-            "train": _cut(images.stacks["train"], images.centres["train"], chosen, rng, elsewhere=True),
-            "val": _cut(images.stacks["val"], images.centres["val"], chosen, rng),
+        rng, cut = numpy_generator(seed, "patches"), (chosen.patch, chosen.jitter, chosen.copies)
+        stacks = {
+            "train": cut_patches(images.stacks["train"], images.centres["train"], *cut, rng, elsewhere=True),
+            "val": cut_patches(images.stacks["val"], images.centres["val"], *cut, rng),
         }
         file = f"{state}-patches.safetensors" if state else None
         results["patches"] = training.fit(
-            model, cut["train"], cut["val"], chosen.patch_fit, runtime, seed, file, progress=progress
+            model, stacks["train"], stacks["val"], chosen.patch_fit, runtime, seed, file, progress=progress
         )
     file = f"{state}-whole.safetensors" if state else None
     train, val = images.stacks["train"], images.stacks["val"]
@@ -221,23 +223,28 @@ def train_whole(
     return model, results
 
 
-def _cut(
-    stack: Stack, centres: NDArray[np.int64], chosen: WholeSettings, rng: np.random.Generator, elsewhere: bool = False
+def cut_patches(
+    stack: Stack,
+    centres: NDArray[np.int64],
+    size: int,
+    jitter: int,
+    copies: int,
+    rng: np.random.Generator,
+    elsewhere: bool = False,
 ) -> Stack:
-    """`copies` patches of every image, each around its centre and `jitter` pixels off at most.
+    """`copies` squares of `size` pixels of every image, each around its centre (row, col) and `jitter` off at most.
 
     With `elsewhere` half of the healthy patches lie where another image has its lesion.
     """
-    half, images = chosen.patch // 2, functional.pad(stack.images, [chosen.patch] * 4)
+    half, images = size // 2, functional.pad(stack.images, [size] * 4)
     found: list[Tensor] = []
-    for _ in range(chosen.copies):
-        where = centres + rng.integers(-chosen.jitter, chosen.jitter + 1, centres.shape)
+    for _ in range(copies):
+        where = centres + rng.integers(-jitter, jitter + 1, centres.shape)
         if elsewhere:
             moved = (stack.labels.numpy() == 0) & (rng.random(len(stack)) < 0.5)
             where[moved] = rng.permutation(where)[moved]
-        corners = where + chosen.patch - half
+        corners = where + size - half
         found += [
-            image[:, row : row + chosen.patch, col : col + chosen.patch]
-            for image, (row, col) in zip(images, corners, strict=True)
+            image[:, row : row + size, col : col + size] for image, (row, col) in zip(images, corners, strict=True)
         ]
-    return Stack(torch.stack(found), stack.labels.repeat(chosen.copies))
+    return Stack(torch.stack(found), stack.labels.repeat(copies))

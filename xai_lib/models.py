@@ -118,6 +118,7 @@ ARCHITECTURES: dict[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module
     "efficientnet_b0": (tv.efficientnet_b0, _features, 1280),
     "densenet121": (tv.densenet121, _features_then_relu, 1024),
     "squeezenet1_1": (tv.squeezenet1_1, _features, 512),
+    "vgg16": (tv.vgg16, _features, 512),
 }
 
 

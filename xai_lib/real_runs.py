@@ -1,4 +1,4 @@
-"""Studies 1, 2 and 4 on real images, by name: what ``xai-lib real`` calls.
+"""Studies 1, 2, 4 and 5 on real images, by name: what ``xai-lib real`` calls.
 
 Usage::
 
@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from xai_lib.config import runtime
+from xai_lib.deletion_real import RealDeletion, deletion_record
 from xai_lib.knowledge_transfer_real import RealTransfer, transfer_record
 from xai_lib.mammogram_real import RealWhole, boxes_record, inserted_record
 from xai_lib.patch_real import RealStudy, real_record
 from xai_lib.records import Record
 
-STUDIES = ("patches", "boxes", "insertion", "transfer")
+STUDIES = ("patches", "boxes", "insertion", "transfer", "deletion")
 SEED = 0
 LESIONS = 20  # normal mammograms that get one
 
@@ -37,10 +38,12 @@ def run_real(
         study: its name.
         dataset: of mammograms with located lesions; for transfer, of images with masks.
         root: its folder.
-        weights: what the networks start from; None: ImageNet (patches, transfer), or the network shipped with study 2.
+        weights: what the networks start from; None: ImageNet (patches, transfer), or the network shipped with study 2
+            (boxes) or 5 (deletion).
         padding: of `weights` in studies 1 and 4.
         precision: of occlusion, LIME and Kernel SHAP.
-        maps: malignant images to explain, normal ones to put a lesion into, or images to replace patches in.
+        maps: malignant images to explain, normal ones to put a lesion into, images to replace patches in, or images
+            with a mass to search a deletion region in.
         threads: of the processor.
         checkpoint: of transfer: a network trained on mammograms, to start from as well.
         seeds: of transfer: how many times every fold is trained; None: the study's.
@@ -63,6 +66,9 @@ def run_real(
     if study == "boxes":
         whole = RealWhole(dataset, root, weights, precision=precision)
         return boxes_record(replace(whole, images=maps or whole.images), SEED, machine, command)[0]
+    if study == "deletion":
+        deletion = RealDeletion(dataset, root, weights)
+        return deletion_record(replace(deletion, images=maps or deletion.images), SEED, machine, command)[0]
     if study == "transfer":
         transfer = RealTransfer(dataset, root, weights or "imagenet", padding, checkpoint)
         transfer = replace(transfer, images=maps or transfer.images, seeds=tuple(range(seeds or len(transfer.seeds))))
@@ -87,7 +93,7 @@ def _command(
         "dataset": dataset,
         "weights": Path(weights).name if weights else None,
         "checkpoint": Path(checkpoint).name if checkpoint else None,
-        "precision": precision if study != "transfer" else None,
+        "precision": precision if study not in ("transfer", "deletion") else None,
         "padding": padding if study in ("patches", "transfer") else None,
         "maps": str(maps) if maps else None,
         "seeds": str(seeds) if seeds else None,

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn import functional
 from tqdm.auto import tqdm
 
 from xai_lib.config import numpy_generator
@@ -30,38 +31,45 @@ from xai_lib.data.prepare import Prepared, move_boxes, prepare_image
 WALL = 0.02  # of the crop's width at the chest wall that is cut off: a film's border can lie there
 
 
-def prepared(cases: CaseDataset, size: tuple[int, int]) -> CaseDataset:
-    """A lazy data set of the same cases, cropped, flipped and resized (the aspect ratio is not kept).
+def prepared(cases: CaseDataset, size: tuple[int, int], aspect: bool = False) -> CaseDataset:
+    """A lazy data set of the same cases, cropped, flipped and resized.
 
-    Outside the breast the image is black: film labels would tell images apart. Masks and boxes move along. The pixel
-    size is unknown afterwards.
+    Outside the breast the image is black: film labels would tell images apart. Masks and boxes move along.
 
     Args:
         cases: mammograms on a dark background.
         size: rows and columns.
+        aspect: keep the aspect ratio, with black below or on the right, and so the pixel size; without it the breast
+            is stretched to the size, and the pixel size is unknown afterwards.
 
     Raises:
         DataError: when a case is read, no breast is found in it, or a box lies outside the breast's box.
     """
     table = cases.table.assign(index=np.arange(len(cases)))
-    read = partial(_read_whole, cases=cases, size=size)
-    parameters = {"size": size, "images": cases.fingerprint}
+    read = partial(_read_whole, cases=cases, size=size, aspect=aspect)
+    parameters = {"size": size, "images": cases.fingerprint} | ({"aspect": True} if aspect else {})
     return CaseDataset(f"{cases.name}_prepared", table, read, cases.skipped, parameters)
 
 
-def _read_whole(row: pd.Series, cases: CaseDataset, size: tuple[int, int]) -> Case:
+def _read_whole(row: pd.Series, cases: CaseDataset, size: tuple[int, int], aspect: bool) -> Case:
     """The prepared case of one row of the table."""
     case = cases[int(row["index"])]
     found = prepare_image(case.image[0].numpy())
     wall = round(WALL * found.image.shape[1])
     boxes = move_boxes(case.boxes, found) - torch.tensor([0, wall, 0, wall])
     height, width = found.image.shape[0], found.image.shape[1] - wall
+    full, shrink = size, min(size[0] / height, size[1] / width)
+    if aspect:
+        size = min(round(height * shrink), size[0]), min(round(width * shrink), size[1])
     scale = torch.tensor([size[0] / height, size[1] / width] * 2)
     low, high = (boxes * scale).floor()[:, :2], (boxes * scale).ceil()[:, 2:]
     moved = torch.cat([low, high], 1).clamp(min=0).minimum(torch.tensor([*size, *size])).long()
     mask = None if case.mask is None else _moved(case.mask, found, wall, size)
     image = torch.from_numpy(resample(np.ascontiguousarray((found.image * found.mask)[:, wall:]), size)).clamp(0, 1)
-    return replace(case, image=image[None], mask=mask, boxes=moved, pixel_mm=None)
+    below = (0, full[1] - size[1], 0, full[0] - size[0])
+    image, mask = functional.pad(image, below), None if mask is None else functional.pad(mask, below)
+    pixel_mm = case.pixel_mm / shrink if aspect and case.pixel_mm else None
+    return replace(case, image=image[None], mask=mask, boxes=moved, pixel_mm=pixel_mm)
 
 
 def _moved(mask: Tensor, found: Prepared, wall: int, size: tuple[int, int]) -> Tensor:

@@ -7,6 +7,8 @@ Usage::
 """
 
 from xai_lib.plotting.common import CLASS_NAMES, image_grid, save, show_image, show_source
+from xai_lib.plotting.deletion import fill_points, loss_curves, sweep_curves, tissue_rocs, training_curves
+from xai_lib.plotting.deletion_images import fills_row, inpainting_rows, result_rows, way_gif
 from xai_lib.plotting.knowledge_transfer import (
     accuracy_rows,
     beta_curves,
@@ -63,9 +65,13 @@ __all__ = [
     "dots",
     "estimates",
     "explained",
+    "fill_points",
+    "fills_row",
     "image_grid",
+    "inpainting_rows",
     "iou_boxplots",
     "label",
+    "loss_curves",
     "method_points",
     "methods",
     "offsets",
@@ -80,13 +86,18 @@ __all__ = [
     "recipe_rows",
     "regions_figure",
     "replacement_panels",
+    "result_rows",
     "roc",
     "save",
     "sheet",
     "shift_lines",
     "show_image",
     "show_source",
+    "sweep_curves",
+    "tissue_rocs",
     "tpr_curves",
+    "training_curves",
     "training_length",
     "twins",
+    "way_gif",
 ]
