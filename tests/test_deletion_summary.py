@@ -34,7 +34,9 @@ def everything(seed=0, n=24):
     D = {"SDR": 5} | {name: 20 for name in ds.MAPS} | {ds.ABLATED: 30}
     A = {"SDR": 0.03} | {name: 1 - int(name[-2:]) / 100 for name in ds.MAPS}
     O = {name: 0.6 if name.startswith("SAL") else 0.4 for name in ds.MAPS}  # noqa: E741
-    own = [name for name in ds.VARIANTS if name not in ("lambda2 0.1", "grid 8")]
+    own = [name for name in ds.VARIANTS if name != "grid 8"] + [
+        f"lambda2 {v}" for v in ("0", "0.01", "0.03", "0.3", "1")
+    ]
     parts = []
     for name in own:
         noise = rng.random((6, n))
@@ -130,7 +132,7 @@ def test_unknown_millimetres_and_names():
 
 def test_settings_take_the_images_that_all_have():
     table = prepared(rows("SDR", [1, 2, 30]), rows("lambda2 0", [3, 5]), rows("lambda2 1", [7, 8]))
-    found = ds.settings(table, ds.SWEEP, "lambda2 0.1", n=5)
+    found = ds.settings(table, [f"lambda2 {v}" for v in ("0", "0.01", "0.03", "0.1", "0.3", "1")], "lambda2 0.1", n=5)
     assert found["variant"].tolist() == ["lambda2 0", "lambda2 0.1", "lambda2 1"]
     assert [e.value for e in found["D"]] == [4, 1.5, 7.5] and set(found["images"]) == {2}
     assert not len(ds.settings(table, ds.GRIDS, "grid 8"))

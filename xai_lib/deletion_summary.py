@@ -31,10 +31,10 @@ from xai_lib.results import Estimate, Figure, Verdict
 
 TISSUES = ("none", "healthy", "mass", "twin")
 COMPARATORS = ("RISE 90", "meaningful", "extremal")
-SWEEP = tuple(f"lambda2 {value}" for value in ("0", "0.01", "0.03", "0.1", "0.3", "1"))
+SWEEP = "lambda2 "  # and the value
 GRIDS = ("grid pixel", "grid 8", "grid 16")
 STARTS = ("start 1", "start 2")
-VARIANTS = (OURS, *MAPS, *COMPARATORS, ABLATED, *SWEEP, *GRIDS, *STARTS, "printed", *CHANCE)
+VARIANTS = (OURS, *MAPS, *COMPARATORS, ABLATED, *GRIDS, *STARTS, "printed", "soft", "rate 0.002", *CHANCE)
 FILLS = ("original", "inpainting", "blur", "noise", "grey", "mean of the rim", "twin")
 MEANS = (
     "D", "H", "D_mm", "H_mm", "D penalty", "H penalty", "A", "over", "components", "hit", "circumference", "shifted",
@@ -263,7 +263,9 @@ def summarise(
     overlaps, ablation = comparisons.overlaps(masks, **many), comparisons.ablation(masks, **many)
     starts = comparisons.differences(masks, [("D", name, OURS) for name in STARTS], **many)
     around = table.rename(columns={"circumference gain": "gain"}).reindex(columns=BAND)
-    sweep = settings(masks, SWEEP, f"lambda2 {lambda2:g}", **many)
+    swept = {name for name in masks["variant"] if name.startswith(SWEEP)} | {f"{SWEEP}{lambda2:g}"}
+    values = sorted(swept, key=lambda name: float(name.removeprefix(SWEEP)))
+    sweep = settings(masks, values, f"{SWEEP}{lambda2:g}", **many)
     grids = settings(masks, GRIDS, f"grid {grid}", **many)
     return Summary(
         auc=auc,

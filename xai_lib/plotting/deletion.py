@@ -92,7 +92,7 @@ def sweep_curves(table: pd.DataFrame, columns: Mapping[str, str], used: float | 
     Args:
         table: columns lambda2 and those to draw, an `Estimate` each.
         columns: column -> label of its panel, with its unit.
-        used: the value of the paper, a dotted line; None: no line.
+        used: the value of all other figures, a dotted line; None: no line.
 
     Raises:
         ValueError: a column is missing, or no lambda2 is above 0, or one is below.
@@ -124,7 +124,7 @@ def sweep_curves(table: pd.DataFrame, columns: Mapping[str, str], used: float | 
         if used:
             axes.axvline(np.log10(used), color="0.5", ls=":", lw=1.3)
         axes.set_xticks(places, [f"{value:g}".lstrip("0") or "0" for value in values])
-        axes.set_xlabel("λ$_2$" + (f" (dotted: {used:g}, the paper's)" if used else ""), fontsize=8.5)
+        axes.set_xlabel("λ$_2$" + (f" (dotted: {used:g}, used elsewhere)" if used else ""), fontsize=8.5)
         axes.set_title(label, fontsize=9)
         _plain(axes)
     return figure
@@ -214,6 +214,8 @@ def training_curves(history: Sequence[Mapping[str, float]], first_phase: int | N
     right.plot(epochs, table["loss"], color=BLACK, marker="o", ms=3.5, lw=2, label="loss")
     looks = zip((BLUE, ORANGE, GREEN, PURPLE, SKY, "0.5"), ("-", "--", "-.", ":", "-", "--"), strict=True)
     for (name, weight), (colour, dash) in zip(WEIGHTS.items(), looks, strict=True):
+        if not table[name].any():
+            continue  # it had no weight
         label = f"{weight:g} {name.replace('_', ' ')}"
         right.plot(epochs, weight * table[name], dash, color=colour, lw=1.5, label=label)
     right.set_yscale("log")

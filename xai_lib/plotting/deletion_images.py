@@ -199,6 +199,7 @@ def way_gif(
     marked = _annotation(case) if truth is None else _array("truth", truth, case, bool)
     steps = sorted({*range(0, len(cells), every), len(cells) - 1})
     holes = full_size(torch.from_numpy(cells[steps])[:, None], (height, width), cell)[:, 0].numpy() <= theta
+    holes &= case.image[0].numpy() > 0  # outside the breast nothing is deleted
     shape = (size, round(size * width / height))
     first, *rest = [_frame(case, hole, marked, f"step {step}", shape) for hole, step in zip(holes, steps, strict=True)]
     stays = [160] * len(rest) + [1600]  # milliseconds
