@@ -12,6 +12,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from xai_lib import batch, checkpoints, cli, config, models, notebooks, real_runs, records
+from xai_lib.cdmam.detectability import probabilities
+from xai_lib.cdmam.limits import Matrices, write_matrices
 from xai_lib.statistics import Estimate
 
 
@@ -67,7 +69,9 @@ def fake_runs(monkeypatch):
     return jobs
 
 
-@pytest.mark.parametrize("command", [[], ["list"], ["run"], ["verify"], ["claims"], ["data"], ["data", "check"]])
+@pytest.mark.parametrize(
+    "command", [[], ["list"], ["run"], ["verify"], ["claims"], ["data"], ["data", "check"], ["cdmam-readout"]]
+)
 def test_each_command_has_help(xai, command):
     code, text = xai(*command, "--help")
     assert code == 0 and "Usage" in text and "--help" in text
@@ -272,3 +276,15 @@ def test_data_prepare_counts_and_fails_when_a_file_did(xai, tmp_path):
     (tmp_path / "in" / "b.png").write_text("not an image")
     code, text = xai("data", "prepare", "in", "out")
     assert code == 1 and "1 failed" in text
+
+
+def test_cdmam_readout_reads_the_matrices_of_another_reader(xai, tmp_path):
+    chance = probabilities("#1")
+    hits = np.random.default_rng(0).random((16, 16, 16)) < chance
+    matrices = Matrices(hits, hits, tuple(f"image {k}" for k in range(16)))
+    write_matrices(tmp_path / "cdcom.csv", matrices)
+    code, text = xai("cdmam-readout", "--matrices", "cdcom.csv", "--out", "o")
+    assert code == 0 and "16 images read: o/report.md" in text
+    assert {"report.md", "curve.csv", "curve.png"} <= {file.name for file in (tmp_path / "o").iterdir()}
+    code, text = xai("cdmam-readout")
+    assert code == 1 and "give either images or --matrices" in text

@@ -1,4 +1,4 @@
-"""Command line: ``xai-lib list | run | real | verify | claims | attribute | data check | data prepare``.
+"""Command line: ``xai-lib list | run | real | verify | claims | attribute | cdmam-readout | data``.
 
 Every mistake of the user ends in one line on stderr and exit code 1.
 """
@@ -243,6 +243,29 @@ def real(
     record_files.write(record, out)
     for name, figure in record.figures.items():
         _console().print(Text(f"{name}: {figure.estimate}"), soft_wrap=True)
+
+
+@app.command("cdmam-readout")
+def cdmam_readout(
+    images: Annotated[list[Path] | None, typer.Argument(help="DICOM, PNG or TIFF files, or folders of them.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for matrices, curve and report.")] = Path("cdmam_readout"),
+    use: Annotated[str, typer.Option(help="Discs that count: corner, centre or both.")] = "corner",
+    matrices: Annotated[list[Path] | None, typer.Option(help="Another reader's matrices (CSV); repeatable.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+) -> None:
+    """Contrast-detail curve of CDMAM 3.4 images, or of another reader's matrices, beside the guidelines' limits."""
+    from xai_lib.cdmam import report
+    from xai_lib.plotting import contrast_detail
+
+    if bool(images) == bool(matrices):
+        raise ValueError("cdmam-readout: give either images or --matrices")
+    if matrices:
+        done = report.read_scores(matrices, out, use, seed, contrast_detail)
+    else:
+        done = report.read_folder(images or [], out, use, seed=seed, draw=contrast_detail)
+    for line in (*done.warnings, *(f"refused {skipped.source}: {skipped.why}" for skipped in done.refused)):
+        _console(stderr=True).print(escape(line), soft_wrap=True)
+    _console().print(f"{len(done.matrices.images)} images read: {out / 'report.md'}", soft_wrap=True, markup=False)
 
 
 @data_app.command()

@@ -6,6 +6,15 @@ Usage::
     save(figure, output / "figures", "fig1_examples")
 """
 
+from xai_lib.plotting.cdmam import (
+    contrast_detail,
+    coverage_bars,
+    error_and_uncertainty,
+    hit_matrices,
+    hit_matrix,
+    psychometric,
+)
+from xai_lib.plotting.cdmam_images import phantom_figure, virtual_images
 from xai_lib.plotting.common import CLASS_NAMES, image_grid, save, show_image, show_source
 from xai_lib.plotting.deletion import fill_points, loss_curves, sweep_curves, tissue_rocs, training_curves
 from xai_lib.plotting.deletion_images import fills_row, inpainting_rows, result_rows, way_gif
@@ -32,6 +41,8 @@ from xai_lib.plotting.mammograms import (
     twins,
 )
 from xai_lib.plotting.maps import explained, methods, overlay
+from xai_lib.plotting.omig import c_sweep, disc_scores, intervention_figure, weights, whole_map_step
+from xai_lib.plotting.omig_maps import maps_on_virtual, polarity_pair, upsampled
 from xai_lib.plotting.patches import agreement_matrix, method_points, patch_rows, randomisation
 from xai_lib.plotting.ultrasound import (
     REGION_COLOURS,
@@ -55,31 +66,43 @@ __all__ = [
     "agreement_matrix",
     "before_after",
     "beta_curves",
+    "c_sweep",
     "cam_cases",
     "cam_scheme",
     "cell_points",
     "confusion_matrices",
+    "contrast_detail",
     "coverage",
+    "coverage_bars",
     "cue_matrix",
+    "disc_scores",
     "distance_groups",
     "dots",
+    "error_and_uncertainty",
     "estimates",
     "explained",
     "fill_points",
     "fills_row",
+    "hit_matrices",
+    "hit_matrix",
     "image_grid",
     "inpainting_rows",
+    "intervention_figure",
     "iou_boxplots",
     "label",
     "loss_curves",
+    "maps_on_virtual",
     "method_points",
     "methods",
     "offsets",
     "overlay",
     "patch_rows",
     "peak_offsets",
+    "phantom_figure",
     "pipeline",
     "pointing",
+    "polarity_pair",
+    "psychometric",
     "quantile_sweep",
     "randomisation",
     "recipe_points",
@@ -99,5 +122,9 @@ __all__ = [
     "training_curves",
     "training_length",
     "twins",
+    "upsampled",
+    "virtual_images",
     "way_gif",
+    "weights",
+    "whole_map_step",
 ]

@@ -1,0 +1,61 @@
+"""The readout of CDMAM scores: how often its intervals hold the truth, how far it is off, and what a label costs.
+
+Run ``make bench``. An observer whose thresholds lie on a curve of third order reads 16 images, `SEEDS` times; the
+interval comes from `REPLICATES` resamplings of the images. Without smoothing the truth is the observer's own curve;
+with smoothing it is the curve that very many images would give (smoothing itself moves it by up to 3 %).
+"""
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xai_lib.cdmam.geometry import CELLS, CURVE_MM, DIAMETERS_MM, THICKNESSES_UM
+from xai_lib.cdmam.limits import bootstrap
+from xai_lib.cdmam.readout import HUMAN_FACTORS, curve_from_probabilities, draw_label, read_out
+from xai_lib.config import numpy_generator
+
+SEEDS, REPLICATES, IMAGES, LABELS = 200, 200, 16, 1000
+CUBIC = (0.0085, 0.0181, 0.00315, 0.00053)  # automatic threshold in um, polynomial in 1 / diameter
+
+
+def observer(slope: float = 3.0) -> NDArray[np.float64]:
+    """Chances (16, 16) of an observer whose thresholds lie on `CUBIC`."""
+    thresholds = np.polynomial.polynomial.polyval(1 / np.array(DIAMETERS_MM), CUBIC)
+    return (0.25 + 0.75 / (1 + (thresholds[:, None] / np.array(THICKNESSES_UM)) ** slope)) * CELLS
+
+
+def trial(p: NDArray, truth: NDArray, smooth: bool, seed: int) -> tuple[NDArray, bool, NDArray]:
+    """Which intervals of one reading hold the truth, whether that of the midpoint does, and the relative errors."""
+    scores = numpy_generator(seed, "bench", "cdmam").random((IMAGES, 16, 16)) < p
+    found = bootstrap(scores, REPLICATES, seed, smooth)
+    low, high = found.midpoint_um
+    curve = read_out(scores.sum(axis=0), IMAGES, smooth).fitted_um
+    return (found.low_um <= truth) & (truth <= found.high_um), low <= truth.mean() <= high, curve / truth - 1
+
+
+def main() -> None:
+    """Print the tables."""
+    p = observer()
+    known = np.polynomial.polynomial.polyval(1 / np.array(CURVE_MM), CUBIC) * np.array(HUMAN_FACTORS)
+    print(f"{SEEDS} readings of {IMAGES} images; coverage of nominal 95 % intervals, bias and scatter of the curve")
+    for smooth, truth in ((False, known), (True, curve_from_probabilities(p))):
+        inside, middle, errors = zip(*(trial(p, truth, smooth, seed) for seed in range(SEEDS)), strict=True)
+        print(f"\n{'smoothed' if smooth else 'not smoothed'}   all points {np.mean(inside):.3f}   "
+              f"midpoint {np.mean(middle):.3f}")  # fmt: skip
+        columns = zip(CURVE_MM, np.mean(inside, axis=0), np.mean(errors, axis=0), np.std(errors, axis=0), strict=True)
+        for diameter, held, bias, scatter in columns:
+            print(f"  {diameter:5.2f} mm  coverage {held:.3f}  bias {bias:+.3f}  sd {scatter:.3f}")
+    rng = np.random.default_rng(0)
+    stack = np.broadcast_to(p, (LABELS, 16, 16))
+    for name, work in (("one by one", lambda: [draw_label(p, IMAGES, rng) for _ in range(LABELS // 5)]),
+                       ("together", lambda: draw_label(stack, IMAGES, rng))):  # fmt: skip
+        began = time.perf_counter()
+        work()
+        count = LABELS if name == "together" else LABELS // 5
+        print(f"\nlabels drawn {name}: {(time.perf_counter() - began) / count * 1000:.2f} ms each", end="")
+    print()
+
+
+if __name__ == "__main__":
+    main()
