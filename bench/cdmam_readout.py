@@ -1,4 +1,4 @@
-"""The readout of CDMAM scores: how often its intervals hold the truth, how far it is off, and what a label costs.
+"""The readout of CDMAM scores: how often its intervals hold the truth, how far it is off, what labels and images cost.
 
 Run ``make bench``. An observer whose thresholds lie on a curve of third order reads 16 images, `SEEDS` times; the
 interval comes from `REPLICATES` resamplings of the images. Without smoothing the truth is the observer's own curve;
@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 
 from xai_lib.cdmam.geometry import CELLS, CURVE_MM, DIAMETERS_MM, THICKNESSES_UM
 from xai_lib.cdmam.limits import bootstrap
+from xai_lib.cdmam.phantom import build
 from xai_lib.cdmam.readout import HUMAN_FACTORS, curve_from_probabilities, draw_label, read_out
+from xai_lib.cdmam.simulate import simulate
 from xai_lib.config import numpy_generator
+from xai_lib.iqa_training import draw, paper_like, prepare_lessons
 
 SEEDS, REPLICATES, IMAGES, LABELS = 200, 200, 16, 1000
 CUBIC = (0.0085, 0.0181, 0.00315, 0.00053)  # automatic threshold in um, polynomial in 1 / diameter
@@ -55,6 +58,24 @@ def main() -> None:
         count = LABELS if name == "together" else LABELS // 5
         print(f"\nlabels drawn {name}: {(time.perf_counter() - began) / count * 1000:.2f} ms each", end="")
     print()
+    simulation()
+
+
+def simulation() -> None:
+    """Images a second, on the threads that NumPy takes: whole phantoms, and the virtual images that a network sees."""
+    began = time.perf_counter()
+    phantom = build()
+    print(f"\nphantom drawn in {time.perf_counter() - began:.1f} s, {phantom.shape[0]} x {phantom.shape[1]} pixels")
+    course = paper_like(settings=2, second_system=0.0, stages=((0.0,),))
+    lessons = prepare_lessons(course, 0, [phantom])
+    which, rng = np.zeros(500, np.int64), np.random.default_rng(0)
+    for name, count, work in (
+        ("whole", 10, lambda: [simulate("#1", seed, phantom) for seed in range(10)]),
+        ("virtual, 125 x 125", len(which), lambda: draw(course, lessons, which, rng, (0.0,))),
+    ):
+        began = time.perf_counter()
+        work()
+        print(f"images, {name}: {count / (time.perf_counter() - began):.1f} a second")
 
 
 if __name__ == "__main__":

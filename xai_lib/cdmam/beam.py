@@ -61,8 +61,10 @@ class Beam:
 
 
 @cache
-def _table(name: str) -> pd.DataFrame:
-    return pd.read_csv(repository_dir() / "data" / "cdmam" / f"{name}.csv")
+def _rows(table: str, of: str) -> NDArray[np.float64]:
+    """The lines of one material or anode in a table of ``data/cdmam``, without its name."""
+    rows = pd.read_csv(repository_dir() / "data" / "cdmam" / f"{table}.csv", index_col=0)
+    return rows.loc[of].to_numpy(float)
 
 
 def attenuation(material: str, energies_kev: ArrayLike, kind: str = "cubic") -> NDArray[np.float64]:
@@ -71,18 +73,16 @@ def attenuation(material: str, energies_kev: ArrayLike, kind: str = "cubic") -> 
     Between the tabled energies by a spline (`kind="cubic"`) or straight lines (`"linear"`), as the PTB's simulator
     does for signal and filters; absorption edges are as smooth as that makes them.
     """
-    rows = _table("attenuation").query("material == @material")
-    of = interp1d(rows["energy_kev"], rows["mass_attenuation_cm2_g"], kind=kind)
+    of = interp1d(*_rows("attenuation", material).T, kind=kind)
     return np.asarray(of(np.asarray(energies_kev, float))) * DENSITY_G_CM3[material] / 10
 
 
 def spectrum(beam: Beam) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Energies (79,) in keV and photons (79,) per keV behind the filters."""
-    rows = _table("spectra").query("anode == @beam.anode")
-    powers = beam.kvp ** np.arange(4)
-    photons = (rows[["a0", "a1", "a2", "a3"]].to_numpy() @ powers) / 0.5
-    photons = np.where(rows["energy_kev"] <= beam.kvp, photons, 0.0)
-    emitted = np.interp(ENERGIES_KEV, rows["energy_kev"], photons, left=0.0, right=0.0)
+    known, *coefficients = _rows("spectra", beam.anode).T
+    photons = (beam.kvp ** np.arange(4)) @ np.stack(coefficients) / 0.5
+    photons = np.where(known <= beam.kvp, photons, 0.0)
+    emitted = np.interp(ENERGIES_KEV, known, photons, left=0.0, right=0.0)
     for material, mm in beam.filters_mm.items():
         emitted = emitted * np.exp(-attenuation(material, ENERGIES_KEV, "linear") * mm)
     return ENERGIES_KEV, emitted

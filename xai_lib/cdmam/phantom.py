@@ -14,6 +14,7 @@ Reference: Amanova et al. 2022, appendix A and B; the grid's width and strength 
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -78,7 +79,7 @@ class Phantom:
 
 
 def build(detector: Detector | None = None, margin: float = 0.0, writing: bool = True) -> Phantom:
-    """Draw the phantom.
+    """Draw the phantom; the last four are kept and given out again, with arrays that cannot be written to.
 
     Args:
         detector: pixels and blur.
@@ -88,7 +89,11 @@ def build(detector: Detector | None = None, margin: float = 0.0, writing: bool =
     Raises:
         ValueError: a margin outside 0 to 0.5, or pixels so large that the phantom has fewer than 64 of them.
     """
-    detector = detector or Detector()
+    return _drawn(detector or Detector(), float(margin), bool(writing))
+
+
+@lru_cache(maxsize=4)
+def _drawn(detector: Detector, margin: float, writing: bool) -> Phantom:
     if not 0 <= margin <= 0.5:
         raise ValueError(f"margin: {margin} is outside 0 to 0.5")
     scale = detector.px_per_mm
@@ -112,6 +117,8 @@ def build(detector: Detector | None = None, margin: float = 0.0, writing: bool =
         add_disc(classes, coverage, y, x, radius, int(column) + 1)
     coverage = gaussian_filter(coverage, detector.blur_px)
     classes[(coverage > 1e-3) & (classes == BACKGROUND)] = GRID
+    for array in (classes, coverage):
+        array.flags.writeable = False
     return Phantom(classes, coverage, discs, detector, margin)
 
 
