@@ -2,9 +2,10 @@
 # are not the ones it was made from. PYTHON=/path/to/python chooses another interpreter.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lint lab bench verify clean distclean
+.PHONY: help setup reproduce test lint lab report bench verify clean distclean
 
 BIN := .venv/bin
+BENCH ?= --quick
 PYTHONS := $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
 IN_RANGE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 HASH := import hashlib; print(hashlib.sha256(b"".join(open(f, "rb").read() for f in ("requirements.lock", "pyproject.toml"))).hexdigest())
@@ -49,7 +50,8 @@ reproduce: setup ## Run every notebook at profile lab, print the claims and wher
 
 test: lint ## Lint, unit tests with coverage, and every notebook through nbval (XAI_DATA_DIR adds the real data)
 	@$(BIN)/python -m pytest -n auto --dist loadfile --cov=xai_lib --cov-report=term:skip-covered --cov-fail-under=90
-	@XAI_OUTPUT_DIR=$(CURDIR)/.cache/nbval $(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks
+	@OMP_NUM_THREADS=1 XAI_OUTPUT_DIR=$(CURDIR)/.cache/nbval \
+	  $(BIN)/python -m pytest -n auto --dist loadfile --nbval-lax --nbval-current-env notebooks
 
 lint: setup ## ruff check, ruff format --check and mypy
 	@$(BIN)/ruff check .
@@ -59,8 +61,11 @@ lint: setup ## ruff check, ruff format --check and mypy
 lab: setup ## JupyterLab on this machine only (127.0.0.1)
 	@$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=notebooks
 
-bench: setup ## Run every bench/*.py and print its table
-	@set -e; for file in bench/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+report: setup ## Build one static HTML site from records and notebooks in outputs/report
+	@$(BIN)/xai-lib report
+
+bench: setup ## Measure every study against the usual tools, one table (BENCH= for full sizes: hours)
+	@$(BIN)/python bench/all.py $(BENCH)
 
 verify: setup ## Compare the newest results with data/expected, figure by figure
 	@$(BIN)/xai-lib verify

@@ -19,6 +19,7 @@ import captum.attr as ca
 import pandas as pd
 import torch
 import torchvision
+from form import line
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -222,6 +223,32 @@ def markdown(table: pd.DataFrame) -> str:
         ]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def rows(quick: bool = False) -> list[dict[str, Any]]:
+    """The methods in which Captum errs somewhere; `quick`: two networks.
+
+    Of DeepLIFT and DeepSHAP the largest gap of completeness, of the guided methods the networks on which they are what
+    they are called.
+    """
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    table = measure(["mobilenet_v2", "squeezenet1_1"] if quick else list(LAYERS))
+    Console(width=200).print(show(table))
+    size, found = f"{table['network'].nunique()} networks, {SIZE} x {SIZE}", []
+    for method, cells in table.groupby("method", sort=False):
+        refused = cells["refused"].notna().sum() if "refused" in cells else 0
+        note = f"refused by name on {refused}" if refused else ""
+        if method in ("deeplift", "deep_shap"):
+            raises = cells["captum"].notna().sum() if "captum" in cells else 0
+            each = (size, cells["gap"].max(), cells["captum_gap"].max(), "share of the difference", "Captum")
+            note = "; ".join(filter(None, [note, f"Captum raises on {raises}" if raises else ""]))
+            found.append(line("00", f"{method}, largest gap of completeness", *each, note=note))
+        elif method in ("guided_backprop", "guided_grad_cam"):
+            right = (cells["difference"] < EQUAL).sum()
+            each = (size, len(cells) - refused, right, "networks", "Captum")
+            found.append(line("00", f"{method}, networks on which it is right", *each, more=True, note=note))
+    return found
 
 
 def main() -> None:

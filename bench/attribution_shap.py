@@ -8,11 +8,13 @@ whose draws no row shares, relative to that fit's length; mean over draws. The c
 import argparse
 import platform
 import warnings
+from typing import Any
 
 import captum.attr
 import numpy as np
 import pandas as pd
 import torch
+from form import line
 from rich.progress import track
 from torch import Tensor
 
@@ -29,11 +31,8 @@ def values(map_: Tensor, segments: Tensor) -> np.ndarray:
     return np.array([float(map_[0][segments == s][0]) for s in range(int(segments.max()) + 1)])
 
 
-def main() -> None:
-    """Measure, print, and store on request."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help=f"renew {TABLE.name}")
-    chosen = parser.parse_args()
+def measure(sizes: tuple[int, ...] = SAMPLES, reference: int = REFERENCE, draws: int = DRAWS) -> pd.DataFrame:
+    """Errors and correlations, one row for each number of samples and method."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     model, _ = checkpoints.load(config.repository_dir() / "data/checkpoints/ultrasound_resnet10.safetensors")
@@ -54,20 +53,36 @@ def main() -> None:
         )
         return values(found[:, 0], segments)
 
-    truth = own(REFERENCE, 10**6, 0.0)
+    truth = own(reference, 10**6, 0.0)
     methods = {"own": own, "own, no ridge": lambda n, s: own(n, s, 0.0), "Captum": captums}
-    rows = []
-    for samples in track(SAMPLES, "samples"):
+    lines = []
+    for samples in track(sizes, "samples"):
         for name, method in methods.items():
-            found = [method(samples, seed) for seed in range(DRAWS)]
+            found = [method(samples, seed) for seed in range(draws)]
             error = np.mean([np.linalg.norm(f - truth) / np.linalg.norm(truth) for f in found])
             alike = np.mean([np.corrcoef(f, truth)[0, 1] for f in found])
-            rows.append({"samples": samples, "method": name, "error": error, "correlation": alike})
-    table = pd.DataFrame(rows)
-    print(f"{int(segments.max()) + 1} segments")
+            lines.append({"samples": samples, "method": name, "error": error, "correlation": alike})
+    table = pd.DataFrame(lines).assign(segments=int(segments.max()) + 1)
+    print(f"{table['segments'][0]} segments")
     print(table.pivot(index="samples", columns="method", values="error").round(2).to_string())
+    return table
+
+
+def rows(quick: bool = False) -> list[dict[str, Any]]:
+    """The error with 200 samples; `quick`: two draws against a fit of 3000."""
+    table = measure((200,), 3000, 2) if quick else measure()
+    error = table[table["samples"] == 200].set_index("method")["error"]
+    each = (f"200 samples, {table['segments'][0]} segments, {SIZE} x {SIZE}", error["own"], error["Captum"])
+    return [line("00", "Kernel SHAP, error of its values", *each, "share of their length", "Captum")]
+
+
+def main() -> None:
+    """Measure, print, and store on request."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help=f"renew {TABLE.name}")
+    chosen = parser.parse_args()
+    table = measure()
     if chosen.write:
-        table["segments"] = int(segments.max()) + 1
         table["machine"] = f"{platform.machine()}, torch {torch.__version__.split('+')[0]}"
         TABLE.parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(TABLE, index=False, float_format="%.4g")

@@ -31,6 +31,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torchvision
+from form import line
 from torch import Tensor, nn
 
 TABLE = Path(__file__).resolve().parent.parent / "data" / "bench" / "attribution_speed.csv"
@@ -263,7 +264,7 @@ def child(job_name: str, variant: str, out: Path) -> None:
     return np.savez(out, seconds=seconds, memory=memory / 1024, map=found.detach().float().numpy())
 
 
-def measure(name: str) -> list[dict[str, Any]]:
+def measure(name: str, rounds: int | None = None) -> list[dict[str, Any]]:
     """All variants of a job in turns; one row each."""
     job = JOBS[name]
     model, x = inputs(job)
@@ -272,7 +273,7 @@ def measure(name: str) -> list[dict[str, Any]]:
     extra = (["bare"] if any(job.passes) else []) + (["float64"] if job.exact else [])
     seen: dict[str, list[Any]] = {v: [] for v in (*variants, *extra)}
     with tempfile.TemporaryDirectory() as folder:
-        for turn in range(job.rounds):
+        for turn in range(rounds or job.rounds):
             for variant in (*variants, *(extra if turn == 0 else [])):
                 out = Path(folder) / "seen.npz"
                 command = [sys.executable, __file__, "--child", json.dumps([name, variant, str(out)])]
@@ -282,10 +283,10 @@ def measure(name: str) -> list[dict[str, Any]]:
                     continue
                 with np.load(out) as stored:
                     seen[variant].append({k: stored[k] for k in stored.files})
-    return rows(name, job, seen, variants)
+    return compared(name, job, seen, variants)
 
 
-def rows(name: str, job: Job, seen: dict[str, list[Any]], variants: list[str]) -> list[dict[str, Any]]:
+def compared(name: str, job: Job, seen: dict[str, list[Any]], variants: list[str]) -> list[dict[str, Any]]:
     """Best time of each variant, its ratio to the own one, its memory and how far its map is away."""
     good = {v: [s for s in values if isinstance(s, dict)] for v, values in seen.items()}
     if not good["own"] or (job.exact and not good["float64"]):
@@ -309,6 +310,25 @@ def rows(name: str, job: Job, seen: dict[str, list[Any]], variants: list[str]) -
             row["efficiency"] = best["bare"] / best["own"]
         table.append(row)
     return table
+
+
+def rows(quick: bool = False) -> list[dict[str, Any]]:
+    """Every job, own variant against Captum's default; `quick`: three short ones, once each."""
+    short = [n for n in JOBS if n.startswith(("gradient set, ResNet", "occlusion, ResNet-50", "deeplift alone, mob"))]
+    found = []
+    for name in [n for n in short if "1024" not in n] if quick else JOBS:
+        variants = {v["variant"]: v for v in measure(name, 1 if quick else None)}
+        own, default = variants["own"], variants["default"]
+        if "cpu_s" not in own:
+            raise ValueError(f"{name}: {own['failed']}")
+        tuned = [v["cpu_s"] for k, v in variants.items() if k.startswith("tuned") and "cpu_s" in v]
+        note = f"Captum at its best batch size: {min(tuned):.3g} s" if tuned else ""
+        note = note if "cpu_s" in default else f"Captum: {default['failed']}"
+        size = f"{JOBS[name].size[0]} x {JOBS[name].size[1]}"
+        each = (own["cpu_s"], default.get("cpu_s"), "s of processor time", "Captum as documented")
+        passes, memory = own.get("efficiency"), own["memory_mib"]
+        found.append(line("00", name, size, *each, efficiency=passes, memory_mib=memory, note=note))
+    return found
 
 
 def main() -> None:

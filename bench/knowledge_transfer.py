@@ -10,9 +10,11 @@ the textbook's mean, here it is the paper's). The ratios are the figures to quot
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
+from form import line
 from skimage.feature import graycomatrix
 from torch.nn import functional as F
 
@@ -20,8 +22,8 @@ from xai_lib import knowledge_transfer as kt
 from xai_lib.config import runtime
 from xai_lib.data.synthetic.mammogram_masses import load_synthetic_masses
 from xai_lib.glcm import glcm_variance
-from xai_lib.knowledge_transfer_inputs import Inputs, Settings, inputs, reader, roi_stack
-from xai_lib.mammogram_folds import Start
+from xai_lib.studies.mammograms.folds import Start
+from xai_lib.studies.transfer.inputs import Inputs, Settings, inputs, reader, roi_stack
 from xai_lib.training import FitConfig
 
 SIZE, BATCH, ROUNDS, WINDOWS = 96, 12, 3, 2000
@@ -63,8 +65,9 @@ def step_of(settings: Settings, data: Inputs, transfer: bool) -> Callable[[], No
     return step
 
 
-def training() -> None:
-    """Print a row for fine-tuning and one for transfer."""
+def training(rounds: int = ROUNDS) -> list[dict[str, Any]]:
+    """Print and return a row for fine-tuning and one for transfer."""
+    found = []
     stack = roi_stack(load_synthetic_masses(patients=BATCH, size=SIZE), SIZE, progress=False)
     where, data = runtime("cpu", 1), {}
     for way, settings in WAYS.items():
@@ -79,13 +82,19 @@ def training() -> None:
         for step in steps.values():
             step()  # first-call work is not counted
         best = dict.fromkeys(steps, np.inf)
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             for way, step in steps.items():
                 best[way] = min(best[way], seconds(step)[0])
-        row = "   ".join(f"{way} {BATCH / value:6.1f}" for way, value in best.items())
-        print(f"{'transfer' if transfer else 'fine-tuning':12s} {row}   images/s   ", end="")
+        name = "transfer" if transfer else "fine-tuning"
+        text = "   ".join(f"{way} {BATCH / value:6.1f}" for way, value in best.items())
+        print(f"{name:12s} {text}   images/s   ", end="")
         print(f"cached is {best['frozen'] / best['cached']:.1f} and {best['all'] / best['cached']:.1f} times as fast")
+        each = (f"batch {BATCH}, {SIZE} x {SIZE}", BATCH / best["cached"], BATCH / best["all"], "images/s")
+        other = f"frozen groups run in every step: {BATCH / best['frozen']:.1f} images/s"
+        what = f"{name} of DenseNet121's last block, the others stored"
+        found.append(line("04", what, *each, "training all layers", more=True, note=other))
     print(f"largest difference of logits, cached in half precision, before training: {error:.1g} of the largest")
+    return found
 
 
 def by_windows(roi: np.ndarray, places: np.ndarray, window: int = 7, levels: int = 32) -> np.ndarray:
@@ -99,27 +108,28 @@ def by_windows(roi: np.ndarray, places: np.ndarray, window: int = 7, levels: int
     return found
 
 
-def glcm(size: int = 224) -> None:
-    """Print the row of the GLCM variance."""
+def glcm(size: int = 224, windows: int = WINDOWS) -> dict[str, Any]:
+    """Print and return the row of the GLCM variance."""
     dataset, rng = load_synthetic_masses(patients=1, size=size), np.random.default_rng(0)
     roi = dataset[0].image[0].double().numpy()
-    places = np.concatenate([rng.integers(0, size, (WINDOWS - 2, 2)), [[0, 0], [size - 1, size - 1]]])
+    places = np.concatenate([rng.integers(0, size, (windows - 2, 2)), [[0, 0], [size - 1, size - 1]]])
     glcm_variance(roi)  # first-call work is not counted
     slow, expected = seconds(lambda: by_windows(roi, places))
     own, found = min((seconds(lambda: glcm_variance(roi)) for _ in range(5)), key=lambda pair: pair[0])
     if not np.allclose(np.asarray(found)[tuple(places.T)], expected, rtol=1e-9, atol=1e-9):
         raise ValueError("glcm_variance is not the variance of scikit-image's matrices")
-    slow *= size**2 / WINDOWS
-    print(f"glcm_variance {1000 * own:.1f} ms   one matrix per pixel {slow:.1f} s (from {WINDOWS} pixels)", end="")
+    slow *= size**2 / windows
+    print(f"glcm_variance {1000 * own:.1f} ms   one matrix per pixel {slow:.1f} s (from {windows} pixels)", end="")
     print(f"   {slow / own:.0f} times, equal to 1e-9")
+    each = (f"{size} x {size}, window 7, 32 levels", own, slow, "s", "scikit-image's graycomatrix, pixel by pixel")
+    return line("04", "GLCM variance, the printed mean", *each, note=f"timed on {windows} pixels, equal to 1e-9")
 
 
-def main() -> None:
-    """Print one row per measurement."""
+def rows(quick: bool = False) -> list[dict[str, Any]]:
+    """Print and return one row per measurement; `quick`: one round, fewer pixels."""
     torch.set_num_threads(1)
-    training()
-    glcm()
+    return [*training(1 if quick else ROUNDS), glcm(windows=500 if quick else WINDOWS)]
 
 
 if __name__ == "__main__":
-    main()
+    rows()

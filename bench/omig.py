@@ -11,17 +11,20 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from form import line
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from xai_lib import cdmam_study, omig
+from xai_lib import omig
 from xai_lib.cdmam.phantom import crop
 from xai_lib.cdmam.simulate import simulate
 from xai_lib.iqa_network import IqaNetwork
 from xai_lib.omig_upsampling import Upsampled, upsample
+from xai_lib.studies.omig import study as cdmam_study
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def networks(count: int, device: torch.device) -> list[nn.Module]:
     return found
 
 
-def speed(members: Sequence[nn.Module], size: Size, device: torch.device) -> None:
+def speed(members: Sequence[nn.Module], size: Size, device: torch.device) -> dict[str, Any]:
     """Plain loop against batches, and L = 10 against 50."""
     x = torch.randn(size.images, 1, 250, 250, generator=torch.Generator().manual_seed(1)).to(device)
     ways: dict[str, Callable[[], torch.Tensor]] = {
@@ -104,10 +107,15 @@ def speed(members: Sequence[nn.Module], size: Size, device: torch.device) -> Non
         print(
             f"  {name:18s} {seconds * 1000:8.2f} ms per gradient  x {ratio:5.2f}   r {same:.7f}, sum off by {gap:.1e}"
         )
-    arithmetic(members, x, min(each.values()), device)
+    rate = arithmetic(members, x, min(each.values()), device)
+    name, threads = f"folded, batch {len(x)}", torch.get_num_threads()
+    problem = f"{len(x)} virtual images, {len(members)} networks, 250 x 250, {device.type}, {threads} threads"
+    figures = (each[name] * 1000, each["plain loop"] * 1000, "ms per gradient", "one image and network at a time")
+    note = f"best way at {rate:.0%} of the machine's matrix product"
+    return line("06", "OMIG", problem, *figures, note=note)
 
 
-def arithmetic(members: Sequence[nn.Module], x: torch.Tensor, seconds: float, device: torch.device) -> None:
+def arithmetic(members: Sequence[nn.Module], x: torch.Tensor, seconds: float, device: torch.device) -> float:
     """What one gradient of one network costs, and the share of this machine's rate that it reaches."""
     one, network = x[:1].clone().requires_grad_(), omig.fold(members[0])
     with FlopCounterMode(display=False) as counter:
@@ -121,9 +129,10 @@ def arithmetic(members: Sequence[nn.Module], x: torch.Tensor, seconds: float, de
         f"  best way {flop / seconds / 1e9:.1f} GFLOP/s, matrix product {peak / 1e9:.1f}: {flop / seconds / peak:.0%}"
     )
     print(f"  the paper's map, N = 5000, L = 50, M = 10: 2 500 000 gradients, {2.5e6 * flop / 1e15:.2f} PFLOP")
+    return flop / seconds / peak
 
 
-def fewer_steps(size: Size, device: torch.device) -> None:
+def fewer_steps(size: Size, device: torch.device) -> list[dict[str, Any]]:
     """The shipped ensemble's map of scenario 1 with fewer steps, against L = 50 and the plain loop with L = 50."""
     ready = cdmam_study.prepare(cdmam_study.settings("lab"), 0, "outputs", progress=False, device=device)
     ensemble, image = ready.ensembles[cdmam_study.PAPER], simulate("#1", 0, crop(ready.phantom, 0.0))
@@ -136,10 +145,27 @@ def fewer_steps(size: Size, device: torch.device) -> None:
         return upsample(ensemble.members, image, 125, size.maps, steps=steps, normalise=normalise, progress=False)
 
     maps: dict[int, np.ndarray] = {}
+    found = []
     for steps in (50, 10, 5):
         each = timed(lambda n=steps: maps.update({n: run(n).total("OMIG").ravel()})) / size.maps
         same = np.corrcoef(maps[50], maps[steps])[0, 1]
         print(f"  L = {steps:2d}: {each:6.2f} s, x {loop / each:5.1f}, correlation with L = 50 {same:.4f}")
+        figures = (each, loop, "s per virtual image", "plain loop, L = 50")
+        note = f"correlation with L = 50 {same:.4f}"
+        found.append(line("06", f"OMIG of the shipped ensemble, L = {steps}", "virtual image", *figures, note=note))
+    return found
+
+
+def rows(quick: bool = False, threads: Sequence[int] = (1, 2)) -> list[dict[str, Any]]:
+    """Print the tables and return their main figures; `quick`: smaller, on one thread."""
+    size, device = QUICK if quick else FULL, torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    members, found = networks(size.members, device), []
+    for number in (threads[:1] if quick else threads) if device.type == "cpu" else [torch.get_num_threads()]:
+        torch.set_num_threads(number)
+        print(f"{device.type}, {number} threads, {size}")
+        found.append(speed(members, size, device))
+    print("steps")
+    return found + fewer_steps(size, device)
 
 
 def main() -> None:
@@ -148,14 +174,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a minute instead of half an hour")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     options = parser.parse_args()
-    size, device = QUICK if options.quick else FULL, torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    members = networks(size.members, device)
-    for threads in options.threads if device.type == "cpu" else [torch.get_num_threads()]:
-        torch.set_num_threads(threads)
-        print(f"{device.type}, {threads} threads, {size}")
-        speed(members, size, device)
-    print("steps")
-    fewer_steps(size, device)
+    rows(options.quick, options.threads)
 
 
 if __name__ == "__main__":

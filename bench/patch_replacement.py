@@ -8,9 +8,11 @@ turns, and the best of `ROUNDS` rounds counts; the ratios are the figures to quo
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
+from form import line
 from skimage.feature import graycomatrix
 
 from xai_lib import models
@@ -47,18 +49,20 @@ def by_windows(roi: np.ndarray, rows: range, window: int = 7, levels: int = 32) 
     return found
 
 
-def glcm() -> None:
-    """Print the row of the GLCM variance."""
-    roi, rows = mass(), range(0, SIZE, SIZE // ROWS)
+def glcm() -> dict[str, Any]:
+    """Print and return the row of the GLCM variance."""
+    roi, lines = mass(), range(0, SIZE, SIZE // ROWS)
     glcm_variance(roi, "textbook")  # first-call work is not counted
-    slow, expected = seconds(lambda: by_windows(roi, rows))
+    slow, expected = seconds(lambda: by_windows(roi, lines))
     own = []
     for _ in range(5):
         taken, found = seconds(lambda: glcm_variance(roi, "textbook"))
         own.append(taken)
-    slow, error = slow * SIZE / len(rows), np.abs(np.asarray(found)[rows] - expected).max()
+    slow, error = slow * SIZE / len(lines), np.abs(np.asarray(found)[lines] - expected).max()
     print(f"glcm_variance   {1000 * min(own):6.1f} ms   one matrix per pixel {slow:6.1f} s", end="")
     print(f"   {slow / min(own):6.0f} times   largest difference {error:.1g}  (>= 500)", flush=True)
+    each = (f"{SIZE} x {SIZE}, window 7, 32 levels", min(own), slow, "s", "scikit-image's graycomatrix, pixel by pixel")
+    return line("04", "GLCM variance", *each, note=f"timed on {len(lines)} rows, largest difference {error:.0e}")
 
 
 def plain_loop(model: models.Classifier, roi: np.ndarray, contents: dict[str, np.ndarray]) -> np.ndarray:
@@ -76,8 +80,8 @@ def plain_loop(model: models.Classifier, roi: np.ndarray, contents: dict[str, np
     return found
 
 
-def replacement(name: str) -> None:
-    """Print the row of one network."""
+def replacement(name: str, rounds: int = ROUNDS) -> dict[str, Any]:
+    """Print and return the row of one network."""
     torch.manual_seed(0)
     model, roi = models.build(name), mass()
     contents = lesion_background(roi)
@@ -87,24 +91,25 @@ def replacement(name: str) -> None:
         "plain loop": lambda: plain_loop(model, roi, contents),
     }
     best, found = dict.fromkeys(ways, np.inf), {}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for way, work in ways.items():
             taken, found[way] = seconds(work)
             best[way] = min(best[way], taken)
     loop, own = np.asarray(found["plain loop"]), np.asarray(found["own"])
-    row = "   ".join(f"{way} {value:5.2f} s" for way, value in best.items())
+    text = "   ".join(f"{way} {value:5.2f} s" for way, value in best.items())
     error = np.abs(own - loop).max() / loop.max()
-    print(f"{name:13s}   {row}   {best['plain loop'] / best['own']:.2f} times", end="")
+    print(f"{name:13s}   {text}   {best['plain loop'] / best['own']:.2f} times", end="")
     print(f"   largest difference {error:.1g} of the largest distance  (>= 1.8)", flush=True)
+    each = (f"{loop[0].size} places, 2 contents, {SIZE} x {SIZE}", best["own"], best["plain loop"], "s", "plain loop")
+    batches = f"whole images in batches {best['whole images']:.2f} s"
+    return line("04", f"patch replacement (eq. 6), {name}", *each, note=batches)
 
 
-def main() -> None:
-    """Print one row per measurement."""
+def rows(quick: bool = False) -> list[dict[str, Any]]:
+    """Print and return one row per measurement; `quick`: one network, one round."""
     torch.set_num_threads(1)
-    glcm()
-    for name in NETWORKS:
-        replacement(name)
+    return [glcm(), *(replacement(name, 1 if quick else ROUNDS) for name in (NETWORKS[1:2] if quick else NETWORKS))]
 
 
 if __name__ == "__main__":
-    main()
+    rows()

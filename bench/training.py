@@ -6,8 +6,10 @@ rounds counts, and the ratio is the figure to quote (absolute times depend on th
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from form import line
 from torch.nn import functional as F
 
 from xai_lib import models
@@ -50,22 +52,26 @@ def _jobs(name: str, drs: bool, where: Runtime) -> dict[str, Callable[[], None]]
     return {"training": train, "inference": infer}
 
 
-def main() -> None:
-    """Print one row per network and job."""
+def rows(quick: bool = False) -> list[dict[str, Any]]:
+    """Print and return one row per network and job; `quick`: one network, one round."""
+    networks, found = (("squeezenet1_1", True), ("mobilenet_v2", True), ("resnet10", False)), []
     settings = {"float32": runtime("cpu", 1, False), "bfloat16": runtime("cpu", 1, True)}
     print("network         job        float32  bfloat16  ratio   (images/s of processor time, one thread)")
-    for name, drs in (("squeezenet1_1", True), ("mobilenet_v2", True), ("resnet10", False)):
+    for name, drs in networks[:1] if quick else networks:
         jobs = {precision: _jobs(name, drs, where) for precision, where in settings.items()}
         for job in ("training", "inference"):
             best = dict.fromkeys(settings, 0.0)
             for work in jobs.values():
                 work[job]()  # warm up
-            for _ in range(ROUNDS):
+            for _ in range(1 if quick else ROUNDS):
                 for precision, work in jobs.items():
                     best[precision] = max(best[precision], _rate(work[job]))
             a, b = best["float32"], best["bfloat16"]
             print(f"{name:15s} {job:10s} {a:7.1f}  {b:8.1f}  {b / a:5.2f}", flush=True)
+            each = (f"batch {BATCH}, 224 x 224", b, a, "images/s", "float32")
+            found.append(line("03", f"{job}, {name}, bfloat16", *each, more=True))
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    rows()

@@ -12,11 +12,11 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from xai_lib import cdmam_study
 from xai_lib.cdmam import detectability
 from xai_lib.cdmam.geometry import DIAMETERS_MM
 from xai_lib.cdmam.phantom import Detector
-from xai_lib.iqa_training import disc_reader, paper_like
+from xai_lib.studies.omig import study as cdmam_study
+from xai_lib.studies.omig.iqa_training import disc_reader, paper_like
 
 QUICK = {"size": 20, "hidden": 8, "settings": 8, "images": 64, "batch": 8, "members": 2}
 STUDY = replace(

@@ -1,10 +1,12 @@
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before anything imports torch: tests run on one thread, on every machine alike
+os.environ["MPLBACKEND"] = "Agg"  # figures are drawn without a screen
 
 PARAMETERS = """\
 profile: str = "lab"  # smoke, lab or paper
@@ -26,6 +28,32 @@ def data_root() -> Path:
     if not folder:
         pytest.skip("XAI_DATA_DIR is not set")
     return Path(folder)
+
+
+@pytest.fixture
+def closed() -> Iterator[None]:
+    """All figures of a test are closed after it."""
+    from matplotlib import pyplot as plt  # takes a second, and most tests do not need it
+
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def drawn(closed: None) -> Iterator[None]:
+    """Each figure of a test is drawn after it, without a warning and with no text too small to read."""
+    from matplotlib import pyplot as plt
+    from matplotlib.text import Text
+
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for number in plt.get_fignums():
+            figure = plt.figure(number)
+            figure.set_dpi(40)
+            figure.canvas.draw()
+            texts = [text for text in figure.findobj(Text) if text.get_text().strip()]
+            assert min(text.get_fontsize() for text in texts) >= 7
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pandas as pd
 
-from xai_lib import deletion_comparisons
 from xai_lib.results import Estimate
+from xai_lib.studies.deletion import comparisons as deletion_comparisons
 
 NAN = math.nan
 DIAGONAL = 100.0

@@ -5,8 +5,8 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
-from xai_lib import deletion_study as study_of
 from xai_lib.config import runtime
+from xai_lib.studies.deletion import study as study_of
 
 SMALL = replace(study_of.settings("smoke"), roc=2)
 

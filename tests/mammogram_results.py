@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from xai_lib.mammogram_maps import FEW_QUANTILES, LEVELS, PLAIN_BOXES, QUANTILES
-from xai_lib.mammogram_tables import Tables
-from xai_lib.mammogram_variants import ABLATIONS, CHEAP, MAIN, THE_SEVEN
+from xai_lib.studies.mammograms.maps import FEW_QUANTILES, LEVELS, PLAIN_BOXES, QUANTILES
+from xai_lib.studies.mammograms.tables import Tables
+from xai_lib.studies.mammograms.variants import ABLATIONS, CHEAP, MAIN, THE_SEVEN
 
 SETTINGS = {"union": QUANTILES, "component": QUANTILES, "separate": FEW_QUANTILES, "peak": LEVELS}
 LEVEL = {"integrated_gradients": 0.6, "occlusion": 0.55, "lime": 0.1, "kernel_shap": 0.05}  # mean IOU; the rest: 0.3
@@ -25,7 +25,7 @@ def made(
     weak=True,
     pairs=12,
 ) -> Tables:
-    """Tables as `mammogram_tables.tables` makes them, each patient with one image.
+    """Tables as `studies.mammograms.tables.tables` makes them, each patient with one image.
 
     Args:
         level: mean IOU by variant at its best quantile; 0.1 less elsewhere.

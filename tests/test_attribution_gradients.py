@@ -137,6 +137,16 @@ def test_two_convolutions_by_hand():
     assert guided_cam.grid.tolist() == [[[2.5, 1.0]]]
 
 
+def test_the_weight_of_a_channel_is_its_mean_gradient_by_hand():
+    """Without pooling the gradient is 3 at one pixel and 1 at the other: the channel's weight is 2."""
+    net = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.Flatten(), nn.Linear(2, 1, bias=False)).eval()
+    with torch.no_grad():
+        net[0].weight.fill_(1)
+        net[2].weight.copy_(torch.tensor([[3.0, 1.0]]))
+    found, _ = run("grad_cam", net, torch.tensor([[[[5.0, 1.0]]]]), 0, layer="0")
+    assert found.grid.tolist() == [[[10.0, 2.0]]]
+
+
 def test_guided_by_hand_differs_from_the_gradient():
     """y = relu(x) - relu(2x): the gradient is -1, but the unit with the negative weight lets nothing pass."""
 

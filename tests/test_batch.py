@@ -106,7 +106,7 @@ from xai_lib import batch, cli, notebooks
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored below a shell's background job
 
-cli.end_on_sigterm() if sys.argv[3] == "TERM" else None
+cli.common.end_on_sigterm() if sys.argv[3] == "TERM" else None
 batch.run_many([batch.Job(notebooks.read_notebook(sys.argv[1]), {}, Path(sys.argv[2]))])
 """
 

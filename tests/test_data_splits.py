@@ -39,6 +39,7 @@ def test_every_case_once_and_no_patient_twice(seed):
     cases = uneven(seed)
     parts = by_patient(cases, seed=seed)
     np.testing.assert_array_equal(np.sort(np.concatenate(list(parts.values()))), np.arange(len(cases)))
+    assert sum(len(set(cases.patient_ids[part])) for part in parts.values()) == len(set(cases.patient_ids))
     check_disjoint(cases, **parts)
     for name, share in {"train": 0.6, "val": 0.2, "test": 0.2}.items():
         assert len(parts[name]) / len(cases) == pytest.approx(share, abs=0.03)

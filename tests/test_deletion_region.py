@@ -10,8 +10,8 @@ from test_inpainting import drawn, net
 from torch import nn
 
 from xai_lib import deletion_region as dr
-from xai_lib.deletion_controls import blur
 from xai_lib.deletion_region import DeletionConfig, log_odds, smallest_deletion_region
+from xai_lib.studies.deletion.controls import blur
 
 SIDE = 32
 READ = (slice(8, 16), slice(16, 24))  # what `Reads` reads: four of the cells below

@@ -1,7 +1,3 @@
-import matplotlib
-
-matplotlib.use("Agg")
-
 import inspect
 
 import numpy as np
@@ -21,11 +17,7 @@ from xai_lib.localization import COLUMNS, REGIONS
 from xai_lib.plotting import common
 from xai_lib.statistics import Estimate
 
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("closed")
 
 
 def case(label=1, pixel_mm=0.5, mask=True, shape=(40, 60)):

@@ -1,12 +1,7 @@
-import matplotlib
-
-matplotlib.use("Agg")
-
-import warnings
-
 import numpy as np
 import pandas as pd
 import pytest
+from drawings import titles, words
 from matplotlib import pyplot as plt
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -16,28 +11,7 @@ from xai_lib.plotting import cdmam as pc
 from xai_lib.plotting import cdmam_images as pi
 from xai_lib.results import Estimate as E
 
-
-@pytest.fixture(autouse=True)
-def drawn():
-    """Each figure is drawn, without a warning and with no text too small to read."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for number in plt.get_fignums():
-            figure = plt.figure(number)
-            figure.set_dpi(40)
-            figure.canvas.draw()
-            texts = [text for text in figure.findobj(matplotlib.text.Text) if text.get_text().strip()]
-            assert min(text.get_fontsize() for text in texts) >= 7
-    plt.close("all")
-
-
-def words(texts):
-    return [text.get_text() for text in texts if text.get_text()]
-
-
-def titles(axes):
-    return [ax.get_title() for ax in axes]
+pytestmark = pytest.mark.usefixtures("drawn")
 
 
 # ---------------------------------------------------------------------------------------- images

@@ -1,8 +1,3 @@
-import matplotlib
-
-matplotlib.use("Agg")
-
-import warnings
 from dataclasses import replace
 from io import BytesIO
 
@@ -10,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from drawings import titles, words
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 from numpy.testing import assert_allclose, assert_array_equal
@@ -17,34 +13,13 @@ from PIL import Image
 
 from xai_lib.data import Case
 from xai_lib.deletion_region import DeletionConfig, start_mask
-from xai_lib.inpainting_training import WEIGHTS
 from xai_lib.plotting import deletion as dp
 from xai_lib.plotting import deletion_images as di
 from xai_lib.plotting.common import GREEN, ORANGE
 from xai_lib.results import Estimate as E
+from xai_lib.studies.deletion.inpainting_losses import WEIGHTS
 
-
-@pytest.fixture(autouse=True)
-def drawn():
-    """Each figure is drawn, without a warning and with no text too small to read."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for number in plt.get_fignums():
-            figure = plt.figure(number)
-            figure.set_dpi(40)
-            figure.canvas.draw()
-            texts = [text for text in figure.findobj(matplotlib.text.Text) if text.get_text().strip()]
-            assert min(text.get_fontsize() for text in texts) >= 7
-    plt.close("all")
-
-
-def words(texts):
-    return [text.get_text() for text in texts if text.get_text()]
-
-
-def titles(axes):
-    return [ax.get_title() for ax in axes]
+pytestmark = pytest.mark.usefixtures("drawn")
 
 
 # ---------------------------------------------------------------------------------------- numbers
@@ -203,7 +178,7 @@ def test_rows_are_cropped_to_one_size():
     figure = di.inpainting_rows([case(), case(None)], holes, [flat(0.5)] * 2, [flat(0.25), flat(0.75)], around=4)
     grid, bar = np.array(figure.axes[:-1]).reshape(2, 5), figure.axes[-1]
     assert titles(grid[0]) == ["image", "hole", "inpainted", "true healthy twin", "inpainted − twin"]
-    assert titles(grid[1]) == [""] * 5
+    assert not titles(grid[1])
     pixels = [[ax.get_images()[-1].get_array() for ax in row] for row in grid]
     assert {p.shape for row in pixels for p in row} == {(24, 24)}  # 16 + 2 * 4
     assert_array_equal(pixels[0][0], case().image[0][14:38, 3:27])

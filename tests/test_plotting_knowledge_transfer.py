@@ -1,7 +1,4 @@
 import matplotlib
-
-matplotlib.use("Agg")
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,11 +17,7 @@ from xai_lib.plotting import knowledge_transfer as kp
 from xai_lib.plotting import knowledge_transfer_images as ki
 from xai_lib.results import Estimate as E
 
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("closed")
 
 
 def case(size=64, pixel_mm=0.5, box=(20, 16, 40, 48)):

@@ -1,28 +1,19 @@
-import matplotlib
-
-matplotlib.use("Agg")
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from mammogram_results import made, scored
-from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 from numpy.testing import assert_allclose
 
 from xai_lib import plotting
 from xai_lib.data import Case
-from xai_lib.mammogram_summary import summarise
-from xai_lib.mammogram_variants import MAIN, THE_SEVEN
 from xai_lib.plotting import mammograms as pm
 from xai_lib.results import Estimate
+from xai_lib.studies.mammograms.summary import summarise
+from xai_lib.studies.mammograms.variants import MAIN, THE_SEVEN
 
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("closed")
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,7 @@
-import matplotlib
-
-matplotlib.use("Agg")
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex
 from numpy.testing import assert_array_equal
 
@@ -14,11 +9,7 @@ from xai_lib import plotting
 from xai_lib.data import Case
 from xai_lib.results import Estimate
 
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("closed")
 
 
 def case(lesion=True):

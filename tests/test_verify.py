@@ -62,6 +62,41 @@ def test_a_figure_that_moved_or_is_missing_is_named_with_its_distance(tmp_path, 
     assert found == pytest.approx(moved, nan_ok=True)
 
 
+@pytest.mark.parametrize(("ours", "equal"), [(0.8, True), (0.80005, True), (0.79995, True), (0.8001, False)])
+def test_on_the_machine_of_the_pins_figures_are_equal_to_the_last_digit(tmp_path, pinned, ours, equal):
+    path = write_record(tmp_path / "a.record.json", {"auc": ours, "hits": 0.34, "gap": math.nan})
+    assert verify.verify([path], pinned).ok
+    report = verify.verify([path], pinned, exact=True)
+    assert report.ok == equal and [c.figure for c in report.moved] == ([] if equal else ["auc"])
+
+
+def test_figures_are_pinned_anew_with_their_tolerances(tmp_path, pinned):
+    ours = {"auc": 0.912345, "hits": 0.1, "gap": math.inf, "extra": 9.0}
+    path = write_record(tmp_path / "a.record.json", ours)
+    assert not verify.verify([path], pinned).ok
+    file = verify.pin(path, pinned)
+    assert file == pinned / "03_x.lab.json" and verify.verify([path], pinned, exact=True).ok
+    found = json.loads(file.read_text())
+    assert found["figures"]["auc"] == {"value": 0.9123, "tolerance": 0.02} and found["figures"]["gap"]["value"] is None
+    assert list(found["figures"]) == ["auc", "gap", "hits"]  # not the one that was not pinned
+    assert found["machine"].keys() >= {"processor", "threads", "torch"}
+
+
+def test_a_study_without_pins_gets_all_of_its_figures(tmp_path):
+    file = verify.pin(write_record(tmp_path / "a.record.json", {"auc": 0.5, "hits": 0.25}), tmp_path)
+    assert verify.read_expected(file) == {"auc": (0.5, 0.02), "hits": (0.25, 0.02)}
+
+
+def test_only_a_fresh_and_whole_record_is_pinned(tmp_path, pinned):
+    before = (pinned / "03_x.lab.json").read_text()
+    seed = write_record(tmp_path / "a.record.json", {"auc": 0.8}, command="xai-lib run 03_x --profile lab -p seed 7")
+    with pytest.raises(ValueError, match="only a fresh record of 'xai-lib run 03_x --profile lab'"):
+        verify.pin(seed, pinned)
+    with pytest.raises(ValueError, match=r"lacks gap, hits, pinned in 03_x\.lab\.json"):
+        verify.pin(write_record(tmp_path / "b.record.json", {"auc": 0.8}), pinned)
+    assert (pinned / "03_x.lab.json").read_text() == before
+
+
 def test_other_profiles_and_other_parameters_are_not_compared(tmp_path, pinned):
     other = write_record(tmp_path / "a.record.json", {"auc": 0.1}, profile="smoke")
     seed = write_record(tmp_path / "b.record.json", {"auc": 0.1}, command="xai-lib run 03_x --profile lab -p seed 7")

@@ -7,7 +7,7 @@ from numpy.testing import assert_array_equal
 
 from xai_lib import config, training
 from xai_lib.data.case import Case, CaseDataset
-from xai_lib.ultrasound_runs import Backbone, Run
+from xai_lib.studies.ultrasound.runs import Backbone, Run
 
 SIZE = 64
 BACKBONE = Backbone("squeezenet1_1", transfer="all", layer="features.7")

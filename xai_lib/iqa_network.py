@@ -24,7 +24,11 @@ CHANNELS = (8, 16, 32)
 
 @fx.wrap
 def of_size(x: Tensor, size: int) -> Tensor:
-    """`x` itself, when it is (N, 1, size, size); one call in a traced graph."""
+    """`x` itself, when it is (N, 1, size, size); one call in a traced graph.
+
+    Raises:
+        ValueError: another shape.
+    """
     if x.ndim != 4 or x.shape[1:] != (1, size, size):
         raise ValueError(f"x: shape {tuple(x.shape)}, expected (N, 1, {size}, {size})")
     return x

@@ -70,10 +70,8 @@ class Upsampled:
         return np.sqrt(variance / count)
 
     def smoothed(self, method: str = "OMIG", sd_px: float = 7.0) -> np.ndarray:
-        """Mean over the visits of a neighbourhood: Gaussian of the sum over Gaussian of the number, (H, W)."""
-        count = gaussian_filter(self.count(method).astype(float), sd_px)
-        total = gaussian_filter(self.total(method), sd_px)
-        return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+        """`smoothed` of a method, (H, W)."""
+        return smoothed(self.total(method), self.count(method), sd_px)
 
     def save(self, file: str | Path) -> None:
         """Write everything into a .npz file, in one step: a kill leaves the older one."""
@@ -110,3 +108,15 @@ class Upsampled:
         joined = {k: np.concatenate([getattr(self, k), getattr(other, k)]) for k in ("indices", "start", "end")}
         sums, visits = self.sums + other.sums, self.visits + other.visits
         return Upsampled(self.run, self.methods, sums, visits, **joined, mask=self.mask)
+
+
+def neighbourhood(total: np.ndarray, visits: np.ndarray, sd_px: float = 7.0) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of the values and number of visits (H, W), both after a Gaussian of `sd_px` pixels; float32."""
+    above, below = (gaussian_filter(part.astype(np.float32), sd_px, truncate=3) for part in (total, visits))
+    return above, below
+
+
+def smoothed(total: np.ndarray, visits: np.ndarray, sd_px: float = 7.0) -> np.ndarray:
+    """Mean over the visits of a neighbourhood: Gaussian of the sum over that of the number (H, W); NaN without one."""
+    above, below = neighbourhood(total, visits, sd_px)
+    return np.divide(above, below, out=np.full_like(below, np.nan), where=below > 1e-6)

@@ -213,7 +213,7 @@ class _Stream:
 
 
 def grid(shape: Sequence[int], size: int, how: Sampling, seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of virtual image `number`."""
+    """Rows and columns, (size,) each, of virtual image `number` of an image of `shape` (H, W)."""
     rng = np.random.default_rng([seed, number])
     return pick(rng, shape[0], size, how), pick(rng, shape[1], size, how)
 

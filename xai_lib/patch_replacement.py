@@ -98,7 +98,10 @@ def patch_replacements(
     local: bool | Literal["auto"] = "auto",
     chunk: int = CHUNK,
 ) -> Iterator[PatchReplacement]:
-    """`patch_replacement` of many pairs of ROI and contents; the network is prepared once."""
+    """`patch_replacement` of many pairs of ROI (H, W) and contents by name; the network is prepared once.
+
+    Args and errors as there.
+    """
     network = Network(_flat(model), progress=False)
     variants = LocalNetwork(network, local)
     activations = network.module[:-1]  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""Numbers with their uncertainty: AUC, operating point, bootstrap over patients, paired tests, Holm.
+"""Numbers with their uncertainty: AUC, operating point, bootstrap over patients. Tests of pairs: `paired_tests`.
 
 Usage::
 
@@ -9,12 +9,11 @@ Usage::
 Labels are 0 (benign, negative) or 1 (malignant, positive); a higher score means more likely positive.
 
 References: DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988) 837; Sun and Xu, IEEE Signal Process. Lett. 21
-(2014) 1389; Efron and Tibshirani, An Introduction to the Bootstrap (1993); Holm, Scand. J. Stat. 6 (1979) 65; Nadeau
-and Bengio, Machine Learning 52 (2003) 239; McNemar, Psychometrika 12 (1947) 153.
+(2014) 1389; Efron and Tibshirani, An Introduction to the Bootstrap (1993).
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,8 +40,12 @@ class OperatingPoint:
     accuracy: float
 
 
-def _vector(values: ArrayLike, name: str) -> np.ndarray:
-    """Return `values` as finite floats of shape (n,), n >= 1."""
+def finite_vector(values: ArrayLike, name: str) -> np.ndarray:
+    """`values` as finite floats of shape (n,), n >= 1.
+
+    Raises:
+        ValueError: another shape, empty, NaN or infinite; the message starts with `name`.
+    """
     array = np.asarray(values, dtype=float)
     if array.ndim != 1:
         raise ValueError(f"{name}: has shape {array.shape}, expected one dimension")
@@ -55,8 +58,8 @@ def _vector(values: ArrayLike, name: str) -> np.ndarray:
 
 def _labels_and_scores(labels: ArrayLike, scores: ArrayLike, name: str = "scores") -> tuple[np.ndarray, np.ndarray]:
     """Return boolean labels and float scores, both of shape (n,), with both classes present."""
-    truth = _vector(labels, "labels")
-    values = _vector(scores, name)
+    truth = finite_vector(labels, "labels")
+    values = finite_vector(scores, name)
     if truth.shape != values.shape:
         raise ValueError(f"{name}: {values.size} values for {truth.size} labels")
     if not np.isin(truth, (0, 1)).all():
@@ -117,7 +120,7 @@ def auc_delong(labels: ArrayLike, scores: ArrayLike) -> Estimate:
 
 
 def delong_test(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> float:
-    """Two-sided p of DeLong's test that two scores of the same cases have the same AUC.
+    """Two-sided p of DeLong's test that two scores (n,) of the same cases have the same AUC.
 
     Returns 1.0 where the two order every pair alike, and NaN where the variance is zero but the areas differ.
 
@@ -232,117 +235,28 @@ def closest_to_corner(labels: ArrayLike, scores: ArrayLike) -> OperatingPoint:
     return OperatingPoint(threshold, float(true_rate[nearest]), float(1 - false_rate[nearest]), float(accuracy))
 
 
-def _differences(a: ArrayLike, b: ArrayLike) -> np.ndarray:
-    """Paired differences a - b, shape (n,)."""
-    first, second = _vector(a, "a"), _vector(b, "b")
-    if first.shape != second.shape:
-        raise ValueError(f"b: {second.size} values for the {first.size} of a, expected pairs")
-    return first - second
-
-
-def paired_permutation(a: ArrayLike, b: ArrayLike, n: int = 10000, seed: int = 0) -> float:
-    """Two-sided p that the mean of a - b is zero, by flipping the signs of the pairs.
-
-    Exact where all 2^k sign patterns are at most `n`; else `n` random ones, with the observed one counted in.
-
-    Raises:
-        ValueError: empty, NaN, or not the same number of values.
-    """
-    gaps = _differences(a, b)
-    observed = abs(gaps.sum()) - 1e-12 * np.abs(gaps).sum()  # rounding must not turn a tie into a difference
-    if gaps.size <= math.log2(n):
-        patterns = np.arange(2**gaps.size)[:, None] >> np.arange(gaps.size) & 1
-        return float((np.abs((2 * patterns - 1) @ gaps) >= observed).mean())
-    rng = numpy_generator(seed, "permutation")
-    reached = sum(abs((2 * rng.integers(2, size=gaps.size) - 1) @ gaps) >= observed for _ in range(n))
-    return float((reached + 1) / (n + 1))
-
-
-def wilcoxon(a: ArrayLike, b: ArrayLike) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test (scipy); 1.0 where all pairs are equal.
-
-    Raises:
-        ValueError: empty, NaN, or not the same number of values.
-    """
-    gaps = _differences(a, b)
-    return float(stats.wilcoxon(gaps).pvalue) if gaps.any() else 1.0
-
-
-def corrected_ttest(a: ArrayLike, b: ArrayLike, test_over_train: float) -> float:
-    """Two-sided p of Nadeau and Bengio's corrected paired t-test over folds.
-
-    The training parts of folds overlap, so the differences are not independent and the plain test is too sure. The
-    correction takes ``var * (1 / k + n_test / n_train)`` as the variance of their mean.
-
-    Args:
-        a: a figure of one method in each fold (k,).
-        b: of the other.
-        test_over_train: test cases over training cases of a fold, 1/4 for five folds; 0 gives the plain paired t-test.
-
-    Returns:
-        p; 1.0 where all pairs are equal, 0.0 where all differ by the same.
-
-    Raises:
-        ValueError: fewer than two pairs, NaN, not the same number of values, or a negative ratio.
-    """
-    gaps = _differences(a, b)
-    if gaps.size < 2:
-        raise ValueError("a: one value; a t-test needs two pairs")
-    if not (math.isfinite(test_over_train) and test_over_train >= 0):
-        raise ValueError(f"test_over_train: {test_over_train} is not a number of at least 0")
-    mean, spread = gaps.mean(), gaps.std(ddof=1)
-    if spread <= 1e-12 * np.abs(gaps).max():
-        return 1.0 if mean == 0 else 0.0
-    t = mean / (spread * math.sqrt(1 / gaps.size + test_over_train))
-    return float(2 * stats.t.sf(abs(t), gaps.size - 1))
-
-
-def mcnemar(right_a: ArrayLike, right_b: ArrayLike) -> float:
-    """Two-sided p of McNemar's exact test: of the cases that one method alone gets right, does each have half?
-
-    Args:
-        right_a: whether the first method is right, for each case; True and False, or 1 and 0.
-        right_b: the same for the second method.
-
-    Returns:
-        p; 1.0 where the two are right on the same cases.
-
-    Raises:
-        ValueError: empty, not the same number of values, or others than 0 and 1.
-    """
-    for name, values in (("right_a", right_a), ("right_b", right_b)):
-        if not np.isin(_vector(values, name), (0, 1)).all():
-            raise ValueError(f"{name}: expected only 0 (wrong) and 1 (right)")
-    gaps = _differences(right_a, right_b)
-    first, second = int((gaps > 0).sum()), int((gaps < 0).sum())
-    return float(stats.binomtest(first, first + second).pvalue) if first + second else 1.0
-
-
-def holm(p: Sequence[float]) -> np.ndarray:
-    """Holm's step-down adjusted p values, in the order given; shape (m,).
-
-    Raises:
-        ValueError: empty, NaN, or a value outside [0, 1].
-    """
-    values = _vector(p, "p")
-    if ((values < 0) | (values > 1)).any():
-        raise ValueError("p: expected values between 0 and 1")
-    order = np.argsort(values, kind="stable")
-    stepped = values[order] * np.arange(values.size, 0, -1)  # smallest times m, next times m - 1, ...
-    adjusted = np.empty_like(values)
-    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1)
-    return adjusted
-
-
 def mean_sd(values: ArrayLike) -> Estimate:
     """Mean over runs or folds, with mean - sd and mean + sd as `low` and `high` (not a 95 % interval).
 
     Raises:
         ValueError: empty or NaN.
     """
-    runs = _vector(values, "values")
+    runs = finite_vector(values, "values")
     mean = float(runs.mean())
     if runs.size < 2:
         return Estimate(mean, method="1 run, no sd")
     spread = float(runs.std(ddof=1))
     return Estimate(mean, mean - spread, mean + spread, f"sd over {runs.size} runs")
+
+
+def exact_share(share: Estimate, patients: int) -> Estimate:
+    """A share of 0 or 1 with the exact 95 % interval for `patients` (Clopper and Pearson, Biometrika 26, 404).
+
+    The bootstrap has none to give there, because every replicate is equal. A patient counts once, however many images:
+    the share of images that are hit is at most the share of patients with a hit. Other estimates are returned as given.
+    """
+    if share.value not in (0.0, 1.0) or share.low is None or share.low != share.high:
+        return share
+    reach = 1 - 0.025 ** (1 / patients)
+    low, high = (0.0, reach) if share.value == 0 else (1 - reach, 1.0)
+    return Estimate(share.value, low, high, f"exact binomial over {patients} patients")

@@ -44,6 +44,7 @@ from xai_lib.plotting.maps import explained, methods, overlay
 from xai_lib.plotting.omig import c_sweep, disc_scores, intervention_figure, weights, whole_map_step
 from xai_lib.plotting.omig_maps import maps_on_virtual, polarity_pair, upsampled
 from xai_lib.plotting.patches import agreement_matrix, method_points, patch_rows, randomisation
+from xai_lib.plotting.sweep import sweep_figure
 from xai_lib.plotting.ultrasound import (
     REGION_COLOURS,
     cam_cases,
@@ -117,6 +118,7 @@ __all__ = [
     "show_image",
     "show_source",
     "sweep_curves",
+    "sweep_figure",
     "tissue_rocs",
     "tpr_curves",
     "training_curves",

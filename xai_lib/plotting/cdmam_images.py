@@ -101,7 +101,7 @@ def virtual_images(images: Mapping[str, ArrayLike], columns: int = 4) -> Figure:
 
 
 def blocks(values: ArrayLike, size: int) -> NDArray[np.float64]:
-    """Means of blocks of `size` by `size` pixels, without the NaNs; NaN where a block has nothing else."""
+    """Means of blocks of `size` by `size` pixels of an image (H, W), without the NaNs; NaN where all are NaN."""
     array = np.asarray(values, float)
     padded = np.pad(array, [(0, -n % size) for n in array.shape], constant_values=np.nan)
     cut = padded.reshape(padded.shape[0] // size, size, padded.shape[1] // size, size)
@@ -110,7 +110,7 @@ def blocks(values: ArrayLike, size: int) -> NDArray[np.float64]:
 
 
 def around(middle: ArrayLike, side: float, shape: tuple[int, ...]) -> Box:
-    """Square of `side` pixels around a point, moved into the image where it sticks out."""
+    """Square of `side` pixels around a point (row, col), moved into the image of `shape` (H, W) where it sticks out."""
     low = [
         int(np.clip(round(m - side / 2), 0, max(n - side, 0))) for m, n in zip(np.asarray(middle), shape, strict=True)
     ]

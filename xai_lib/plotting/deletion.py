@@ -22,9 +22,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import auc, roc_curve
 
 from xai_lib.deletion_region import TERMS
-from xai_lib.inpainting_training import WEIGHTS
 from xai_lib.plotting.common import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY
 from xai_lib.plotting.patches import method_points
+from xai_lib.studies.deletion.inpainting_losses import WEIGHTS
 
 WIDTH = 9.0  # inches
 TISSUES = {  # name, colour and dash of what is inpainted, in all figures; the paper's are green, blue and red
@@ -197,7 +197,7 @@ def training_curves(history: Sequence[Mapping[str, float]], first_phase: int | N
     """The inpainter's training by epoch: error in the holes of images that it does not learn from, and its loss.
 
     Args:
-        history: a row per epoch, as `inpainting_training.train` returns them.
+        history: a row per epoch, as `studies.deletion.inpainting_training.train` returns them.
         first_phase: epochs before the encoder's norms were frozen; a dotted line.
 
     Raises:

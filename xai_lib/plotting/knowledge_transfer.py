@@ -1,6 +1,6 @@
 """Figures of study 4 that show numbers: accuracy, distances, the shifted confounder, verdicts on cells.
 
-Tables are those of `knowledge_transfer_summary.Summary`, with `results.Estimate` objects in their columns. What the
+Tables are those of `studies.transfer.summary.Summary`, with `results.Estimate` objects in their columns. What the
 paper found on its own data is grey and hollow, or says whose it is.
 """
 

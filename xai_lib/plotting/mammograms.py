@@ -30,7 +30,6 @@ METHOD_STYLES = {  # the thesis's seven keep their colour and dash in all figure
     "grad_cam": (GREEN, ":"),
     "untrained integrated_gradients": ("0.7", "-."),
 }
-RULE_TITLES = {"union": "the thesis's single big box", "component": "region of the largest sum"}
 LABELS = {
     "integrated_gradients": "Integrated Gradients",
     "guided_grad_cam": "Guided Grad-CAM",
@@ -62,7 +61,7 @@ def draw_boxes(axes: Axes, boxes: ArrayLike, colour: str, style: str = "-", widt
 
 
 def enlarged(values: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.float64]:
-    """A small map at the size of its image, by repeating pixels."""
+    """A small map (h, w) at the `shape` (H, W) of its image, by repeating pixels."""
     rows, cols = (np.arange(n) * m // n for n, m in zip(shape, values.shape, strict=True))
     return values[np.ix_(rows, cols)].astype(float)
 

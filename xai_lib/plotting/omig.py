@@ -6,7 +6,8 @@ Usage::
     disc_scores(result.discs.query("scenario == '#1' and view == 'plain' and chosen == 'seen'"))
     c_sweep(result.paths.query("network == 'paper-like' and scenario == '#1'"))                  # Fig. 14
 
-Tables are those of `omig_summary.Summary`, with `results.Estimate` objects in their columns. Maps are in `omig_maps`.
+Tables are those of `studies.omig.summary.Summary`, with `results.Estimate` objects in their columns. Maps are in
+`omig_maps`.
 
 Reference: Amanova et al. 2022, section 3 and appendix E.
 """

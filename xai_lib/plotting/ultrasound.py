@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from xai_lib.data import Case
 from xai_lib.localization import COLUMNS, REGIONS
 from xai_lib.plotting.common import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, class_name, show_image
-from xai_lib.statistics import Estimate
+from xai_lib.results import Estimate
 
 REGION_COLOURS = {"mass": ORANGE, "ring": SKY, "below": PURPLE}
 
@@ -120,7 +120,7 @@ def pointing(
     """Hit rates of every map and of chance, one panel for each region, with 95 % intervals (Tab. 2).
 
     Args:
-        table: from `pointing_tables.table2`.
+        table: from `studies.ultrasound.pointing_tables.table2`.
         paper: the paper's rate for each region, drawn as a line.
         group: class to draw.
         title: above the figure.
