@@ -16,7 +16,7 @@ from xai_lib.statistics import Estimate
 REPORT = """
 import json, os, sys
 seen = {"seed": seed, "profile": profile, "threads": threads, "python": sys.executable, "folder": os.getcwd()}
-seen |= {k: os.environ.get(k) for k in ("PYTHONHASHSEED", "OMP_NUM_THREADS", "XAI_DATA_DIR")}
+seen |= {k: os.environ.get(k) for k in ("PYTHONHASHSEED", "OMP_NUM_THREADS", "XAI_DATA_DIR", "XAI_INTERACTIVE")}
 open(os.path.join(output_dir, "seen.json"), "w").write(json.dumps(seen))
 """
 
@@ -72,6 +72,7 @@ def test_the_notebook_sees_its_parameters_and_its_environment(runs):
         "PYTHONHASHSEED": "0",
         "OMP_NUM_THREADS": "1",
         "XAI_DATA_DIR": str(root),
+        "XAI_INTERACTIVE": "0",
     }
 
 

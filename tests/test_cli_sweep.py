@@ -52,7 +52,7 @@ def invoke(monkeypatch, outcomes, *words):
 
     monkeypatch.setattr(command, "run_sweep", run_sweep)
     monkeypatch.setattr(command, "end_on_sigterm", lambda: None)
-    monkeypatch.setattr(command, "write_summary", lambda runs, folder: runs[:0])
+    monkeypatch.setattr("xai_lib.sweep_summary.write_summary", lambda runs, folder: runs[:0])
     app = typer.Typer()
     app.command()(command.sweep)
     return CliRunner().invoke(app, [str(word) for word in words])

@@ -1,4 +1,4 @@
-"""Same seed, same record: a real study three times, in fresh processes that share no cache."""
+"""Same seed, same record: a real study twice, in fresh processes that share no cache."""
 
 import json
 import os
@@ -11,14 +11,15 @@ import pytest
 
 from xai_lib import config, notebooks, records
 
-STUDY = "05_inpainting_sdr"  # the fastest that trains and searches at profile smoke
+SEED = 3
+STUDY = "05_inpainting_sdr"  # trains, searches and draws at profile smoke
 TIMES = ("created", "seconds")
 
 
-def started(folder: Path, seed: int) -> subprocess.Popen:
+def started(folder: Path) -> subprocess.Popen:
     """A run of the study with results and cache in `folder`."""
     source = "from xai_lib.cli import app; app()"
-    command = [sys.executable, "-c", source, "run", STUDY, "--profile", "smoke", "-p", "seed", str(seed)]
+    command = [sys.executable, "-c", source, "run", STUDY, "--profile", "smoke", "-p", "seed", str(SEED)]
     settings = {"XAI_CACHE_DIR": str(folder / "cache"), "PYTHONPATH": str(config.repository_dir())}
     words = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen([*command, "--output", str(folder / "out")], env=os.environ | settings, **words)
@@ -32,8 +33,8 @@ def without_times(value: Any) -> Any:
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_the_same_record_and_another_seed_another(tmp_path):
-    runs = {name: started(tmp_path / name, seed) for name, seed in (("first", 3), ("again", 3), ("other", 4))}
+def test_the_same_seed_gives_the_same_record(tmp_path):
+    runs = {name: started(tmp_path / name) for name in ("first", "again")}
     found = {}
     for name, run in runs.items():
         said, _ = run.communicate(timeout=1800)
@@ -41,10 +42,8 @@ def test_the_same_seed_gives_the_same_record_and_another_seed_another(tmp_path):
         file = tmp_path / name / "out" / STUDY / f"{STUDY}.record.json"
         assert records.read(file).notebook_sha256 == notebooks.read_notebook(notebooks.find_notebook(STUDY)).sha256
         found[name] = json.loads(file.read_text(encoding="utf-8"))
-    assert all(r["created"] and r["seconds"] > 0 and r["figures"] for r in found.values())
+    assert all(r["created"] and r["seconds"] > 0 and r["figures"] and r["seed"] == SEED for r in found.values())
     assert without_times(found["again"]) == without_times(found["first"])
-    moved = [n for n, figure in found["first"]["figures"].items() if figure != found["other"]["figures"][n]]
-    assert len(moved) > len(found["first"]["figures"]) / 2  # not the seed's name alone
 
 
 def test_times_are_left_out_at_any_depth():

@@ -163,6 +163,7 @@ def _start(job: Job, slot: int, single_thread: bool) -> _Running:
     values = job.parameters | {"output_dir": str(work)}
     environment = os.environ | {
         "PYTHONHASHSEED": "0",
+        "XAI_INTERACTIVE": "0",  # nobody moves a slider, also where a person's kernel started this run
         "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this interpreter, not one of the same name in the home folder
         "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")])),
     }

@@ -157,6 +157,7 @@ def _client(count: int, scheduler: str | None) -> Iterator["Client"]:
     lasting = {
         "distributed.scheduler.allowed-failures": 1000,  # `sweep_task` counts the deaths of a run
         "distributed.deploy.lost-worker-timeout": "24h",  # a dead worker that is not back by then is given up for good
+        "distributed.nanny.pre-spawn-environ": single,  # without MALLOC_TRIM_THRESHOLD_, see `map_cases.local_cluster`
     }
     with (
         dask.config.set(lasting),
@@ -169,7 +170,6 @@ def _client(count: int, scheduler: str | None) -> Iterator["Client"]:
             scheduler_kwargs={"dashboard": False},
             local_directory=tempfile.gettempdir(),
             silence_logs=logging.CRITICAL,
-            env=single,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

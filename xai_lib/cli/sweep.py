@@ -16,7 +16,6 @@ from xai_lib import config
 from xai_lib.cli.common import console, end_on_sigterm
 from xai_lib.sweep import Outcome, Progress, run_sweep
 from xai_lib.sweep_grid import Run, read_grid
-from xai_lib.sweep_summary import write_summary
 
 _STATES = ("waiting", "running", "done", "kept", "failed")
 _ROWS = 25  # of the live table: more would not fit a screen
@@ -30,6 +29,8 @@ def sweep(
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the real data sets (else XAI_DATA_DIR).")] = None,
 ) -> None:
     """Run notebooks x parameters x seeds; a stopped sweep goes on where it was. Summary as CSV and figure."""
+    from xai_lib.sweep_summary import write_summary  # pandas and scipy take seconds
+
     folder = out or config.output_dir() / "sweeps" / grid.stem
     runs = read_grid(grid, folder, data_dir)
     end_on_sigterm()
