@@ -6,8 +6,7 @@ scaling. Memory: how much the largest process grew when four times the images we
 the maps themselves take 0.2 MiB each.
 """
 
-import resource
-import sys
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,9 +25,20 @@ CHECKPOINT = config.repository_dir() / "data" / "checkpoints" / "ultrasound_resn
 METHOD, SIDE, BATCH = "gradient_x_input", 224, 8
 
 
-def peak_mib() -> float:
-    """Largest memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+def peak_mib(forget: bool = False) -> float:
+    """Largest memory of this process since it was last forgotten, on Linux; NaN elsewhere."""
+    if not Path("/proc/self/clear_refs").exists():
+        return float("nan")
+    if forget:
+        Path("/proc/self/clear_refs").write_text("5")
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return float(found[1]) / 1024 if found else float("nan")
+
+
+def warm_up() -> None:
+    """What a worker does once: imports, the network's file, the first pass."""
+    model, _ = checkpoints.load(CHECKPOINT)
+    attribution.attribute(METHOD, model, torch.zeros(1, 1, SIDE, SIDE), 0, progress=False)
 
 
 def plain(cases: CaseDataset) -> None:
@@ -77,9 +87,11 @@ def rows(quick: bool = False) -> list[dict[str, Any]]:
             options = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
             with LocalCluster(**options, local_directory=folder) as cluster, Client(cluster) as client:
                 maps(many.subset(range(2 * BATCH * workers)), f"first{workers}", client=client)()
+                _ = [peak_mib(forget=True), *client.run(peak_mib, forget=True).values()]
                 say(f"{workers} worker{'s'[: workers - 1]}", *timed(maps(cases, f"n{workers}", client=client), client))
                 if workers == 2:
                     before = [peak_mib(), *client.run(peak_mib).values()]
+                    _ = [peak_mib(forget=True), *client.run(peak_mib, forget=True).values()]
                     maps(many, "many", client=client)()
                     after = [peak_mib(), *client.run(peak_mib).values()]
     growth = max(b - a for a, b in zip(before, after, strict=True))

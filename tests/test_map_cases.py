@@ -351,7 +351,7 @@ def test_a_method_on_a_checkpoint(tmp_path, checkpoint, method):
 
 def test_which_methods_give_a_gap():
     network, x = Linear(weights() / 100), torch.rand(1, 1, SIZE, SIZE)
-    few = {"integrated_gradients": {"steps": 2}, "kernel_shap": {"samples": 20}, "lime": {"samples": 20}}
+    few = {"integrated_gradients": {"steps": 2}, "kernel_shap": {"samples": 512}, "lime": {"samples": 20}}
     few["occlusion"] = {"window": 4, "stride": 4}
     found = set()
     for method in set(METHODS) - {"grad_cam", "guided_grad_cam", "layer_cam"}:  # of convolutions, without a gap

@@ -256,17 +256,22 @@ def local_cluster(workers: int) -> Iterator[Any]:
     import dask
     from distributed import Client, LocalCluster
 
+    nanny, quiet = logging.getLogger("distributed.nanny"), lambda record: record.levelno >= logging.ERROR
     environment = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}  # and no MALLOC_TRIM_THRESHOLD_
-    with (
-        dask.config.set({"distributed.nanny.pre-spawn-environ": environment}),
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address="127.0.0.1:0",  # a free port; not seen from other machines
-            local_directory=tempfile.gettempdir(),
-            silence_logs=logging.ERROR,
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
+    try:
+        nanny.addFilter(quiet)  # it warns of workers that take seconds to end, as torch does
+        with (
+            dask.config.set({"distributed.nanny.pre-spawn-environ": environment}),
+            LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address="127.0.0.1:0",  # a free port; not seen from other machines
+                local_directory=tempfile.gettempdir(),
+                silence_logs=logging.ERROR,
+            ) as cluster,
+            Client(cluster, set_as_default=False) as client,
+        ):
+            yield client
+    finally:
+        nanny.removeFilter(quiet)
