@@ -44,7 +44,7 @@ setup: ## Set up .venv from requirements.lock (uv where there is one, else pip)
 	echo "$$wanted" > .venv/.lock-hash
 
 reproduce: setup ## Run every notebook at profile lab, print the claims and where the results lie
-	@$(BIN)/xai-lib run all --profile lab
+	@$(BIN)/xai-lib run all --profile lab --parallel 2
 	@$(BIN)/xai-lib claims
 	@echo "Executed notebooks, records and figures: $${XAI_OUTPUT_DIR:-outputs}/<notebook>/"
 
